@@ -1,0 +1,353 @@
+"""What a task is, and the door through which one comes in.
+
+People and programs hand in a JSON object; `parse_task` turns it into a `TaskSpec`, which is what
+the submitter signs, and the payload's bytes, which travel beside it. Everything that the contract
+names and this release does not do yet is refused by name: an option that was accepted and ignored
+would be a promise broken in silence. What can be said without knowing the cluster is said here;
+whether any device could run the task is placement's question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from .codec import decode_stored, encode, nests_too_deep
+from .errors import Problem
+from .identity import author_of
+from .ids import TASK_ID_SIZE_BYTES, Author, TaskId
+from .limits import LIMITS, Limits
+
+_ID_DOMAIN: Final = b"kowalski/task/1"
+
+KINDS: Final = ("code", "tool")
+KINDS_TO_COME: Final = ("chat", "embed", "memory", "rlm", "graph")
+LANGUAGE_ALIASES: Final = {
+    "py": "python",
+    "python3": "python",
+    "js": "javascript",
+    "node": "javascript",
+    "sh": "bash",
+    "zsh": "bash",
+    "rs": "rust",
+}
+PRIORITY_MAX: Final = 100
+BACKOFF_S_MAX: Final = 86400.0
+KEY_SIZE_BYTES: Final = 16
+KEY_LENGTH_MAX: Final = 256
+KEY_SIZE_BYTES_MAX: Final = 1 + 4 * KEY_LENGTH_MAX
+"""A key as hashed: one byte that tells its sort, then as many as its characters may take."""
+FAILOVERS: Final = ("redistribute", "fail", "queue")
+DEVICE_FILTERS: Final = ("local", "network", "all")
+
+Failover = Literal["redistribute", "fail", "queue"]
+DeviceFilter = Literal["local", "network", "all"]
+
+
+class TaskSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What was asked for, as the submitter signed it. New fields are added at the end, with a
+    default.
+    """
+
+    kind: str
+    need: str
+    """The language of a `code` task, the tool of a `tool` task."""
+    payload_hash: bytes
+    payload_size_bytes: int
+    requires: dict[str, Any] = {}
+    priority: int = 0
+    timeout_s: float = 300.0
+    max_attempts: int = 1
+    backoff_s: float = 1.0
+    jitter: float = 0.1
+    failover: str = "redistribute"
+    device_filter: str = "all"
+    labels: dict[str, str] = {}
+    trace: str = ""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A task ready to be written: what is signed and what rides beside it."""
+
+    spec: TaskSpec
+    spec_bytes: bytes
+    payload: bytes
+    key: bytes | None
+    """The idempotency key as hashed; None where the node draws one."""
+    owner: Author | None
+    """The owner that the submitter asked for; None where the node chooses."""
+
+
+def task_id(owner: bytes, key: bytes, spec: bytes) -> TaskId:
+    """A task's id: the first 16 bytes of SHA-256 over (owner, key, encoded spec)."""
+    head = _ID_DOMAIN + owner + len(key).to_bytes(2, "big") + key
+    return TaskId(hashlib.sha256(head + spec).digest()[:TASK_ID_SIZE_BYTES])
+
+
+_FIELDS: Final = frozenset(
+    {
+        "kind",
+        "payload",
+        "requires",
+        "priority",
+        "timeout_s",
+        "retry",
+        "failover",
+        "delivery",
+        "owner",
+        "idempotency_key",
+        "device_filter",
+        "labels",
+        "durability",
+        "trace",
+        "private",
+        "secrets",
+        "after",
+        "parent",
+    }
+)
+REQUIREMENTS: Final = frozenset(
+    {"device", "memory_mb", "cores", "accelerator", "labels", "platform", "sandbox"}
+)
+
+
+_TO_COME: Final[dict[str, tuple[Any, ...]]] = {
+    "after": (None, []),
+    "parent": (None,),
+    "private": (None, False),
+    "secrets": (None, []),
+    "delivery": (None, "at_least_once"),
+    "durability": (None, 1),
+}
+"""Fields that the contract names and later work builds, with the values that ask for nothing of
+them.
+"""
+
+
+def _bad(sentence: str) -> Problem:
+    return Problem("bad_request", sentence)
+
+
+def _refuse_what_is_to_come(task: Mapping[str, Any]) -> None:
+    for field, harmless in _TO_COME.items():
+        if task.get(field) not in harmless:
+            raise Problem(
+                "not_supported",
+                f"'{field}' with this value is not built in this release, so the task is refused"
+                " rather than run without it.",
+            )
+
+
+def _number(
+    value: Any, name: str, low: float, high: float, *, whole: bool = False, open_low: bool = False
+) -> float:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise _bad(f"'{name}' must be a {'whole ' if whole else ''}number.")
+    # Compared as it is: a whole number of any length has an order, but no float need hold it.
+    if not low <= value <= high or (open_low and value == low):
+        raise _bad(f"'{name}' must be between {low:g} and {high:g}.")
+    return value
+
+
+def _is_text(value: Any, length_max: int) -> bool:
+    """Whether this is a text that can be written down: half a surrogate pair can't."""
+    if not isinstance(value, str) or len(value) > length_max:
+        return False
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _text(value: Any, name: str, length_max: int) -> str:
+    if not _is_text(value, length_max) or not value:
+        raise _bad(f"'{name}' must be a text of 1 to {length_max} characters.")
+    return value
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON can say this; nesting is judged on its encoded form."""
+    if isinstance(value, str):
+        return _is_text(value, len(value))
+    if value is None or isinstance(value, int):
+        return True
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        entries: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return all(isinstance(k, str) and _is_json(k) and _is_json(v) for k, v in entries.items())
+    return isinstance(value, list | tuple) and all(map(_is_json, value))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _payload_bytes(payload: Mapping[str, Any]) -> bytes:
+    try:
+        if _is_json(payload):
+            data = encode(payload)
+            if not nests_too_deep(data):
+                return data
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    raise _bad("'payload' holds something that JSON can't say, or is nested too deep.")
+
+
+def _one_of(value: Any, name: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise _bad(f"'{name}' must be one of {', '.join(choices)}.")
+    return value
+
+
+def _labels(value: Any, name: str, limits: Limits) -> dict[str, str]:
+    if not isinstance(value, Mapping) or len(value) > limits.labels_max:  # pyright: ignore[reportUnknownArgumentType]
+        raise _bad(f"'{name}' must be an object of at most {limits.labels_max} texts.")
+    labels: dict[str, str] = {}
+    for key, text in value.items():  # pyright: ignore[reportUnknownVariableType]
+        if not _is_text(text, limits.label_length_max):
+            raise _bad(f"'{name}' holds texts of at most {limits.label_length_max} characters.")
+        labels[_text(key, name, limits.label_length_max)] = text
+    return labels
+
+
+def _requires(value: Any, limits: Limits) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or len(value) > limits.requires_max:  # pyright: ignore[reportUnknownArgumentType]
+        raise _bad(f"'requires' must be an object of at most {limits.requires_max} entries.")
+    requires: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]
+    for name, wanted in requires.items():
+        if name not in REQUIREMENTS:
+            shown = str(name)[:40]
+            raise _bad(f"'requires' has no {shown!r}; it knows {', '.join(sorted(REQUIREMENTS))}.")
+        if name == "device" and (not isinstance(wanted, str) or author_of(wanted) is None):
+            raise _bad("'requires.device' must be a peer ID.")
+        if name in ("memory_mb", "cores"):
+            _number(wanted, f"requires.{name}", 0, 1e9)
+        if name in ("accelerator", "platform", "sandbox"):
+            _text(wanted, f"requires.{name}", limits.label_length_max)
+        if name == "labels":
+            requires[name] = _labels(wanted, "requires.labels", limits)
+    return requires
+
+
+def _need(kind: str, payload: Mapping[str, Any], limits: Limits) -> str:
+    if kind == "tool":
+        if not isinstance(payload.get("args", {}), Mapping):
+            raise _bad("'payload.args' must be an object.")
+        return _text(payload.get("tool"), "payload.tool", limits.label_length_max)
+    language = _text(payload.get("language"), "payload.language", limits.label_length_max)
+    if not isinstance(payload.get("code"), str):
+        raise _bad("'payload.code' must be a text.")
+    return LANGUAGE_ALIASES.get(language, language)
+
+
+def _kind(value: Any) -> str:
+    if value in KINDS:
+        return value
+    if value in KINDS_TO_COME:
+        raise Problem("not_supported", f"Tasks of kind '{value}' are not built in this release.")
+    shown = value[:40] if isinstance(value, str) else type(value).__name__
+    raise Problem("unknown_kind", f"There is no task kind {shown!r}; there are {', '.join(KINDS)}.")
+
+
+def _retry(value: Any, limits: Limits) -> tuple[int, float, float]:
+    if not isinstance(value, Mapping) or set(value) - {"max_attempts", "backoff_s", "jitter"}:  # pyright: ignore[reportUnknownArgumentType]
+        raise _bad("'retry' must be an object of max_attempts, backoff_s and jitter.")
+    retry: Mapping[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    attempts = _number(
+        retry.get("max_attempts", 1), "retry.max_attempts", 1, limits.attempts_max, whole=True
+    )
+    backoff = _number(retry.get("backoff_s", 1.0), "retry.backoff_s", 0, BACKOFF_S_MAX)
+    jitter = _number(retry.get("jitter", 0.1), "retry.jitter", 0, 1)
+    return int(attempts), float(backoff), float(jitter)
+
+
+def parse_task(task: Mapping[str, Any], limits: Limits = LIMITS) -> Submission:
+    """Turns a task as handed in into a submission; raises `Problem` with the reason it can't be."""
+    unknown = set(task) - _FIELDS
+    if unknown:
+        raise _bad(f"A task has no field {sorted(map(str, unknown))[0][:40]!r}.")
+    kind = _kind(task.get("kind"))
+    _refuse_what_is_to_come(task)
+    payload = task.get("payload")
+    if not isinstance(payload, Mapping):
+        raise _bad("'payload' must be an object.")
+    need = _need(kind, payload, limits)  # pyright: ignore[reportUnknownArgumentType]
+    payload_bytes = _payload_bytes(payload)  # pyright: ignore[reportUnknownArgumentType]
+    if len(payload_bytes) > limits.payload_size_bytes_max:
+        raise Problem(
+            "spec_too_large",
+            f"The payload is {len(payload_bytes):,} bytes; the limit is"
+            f" {limits.payload_size_bytes_max:,}. Put large inputs into a blob and name its hash.",
+        )
+    attempts, backoff_s, jitter = _retry(task.get("retry") or {}, limits)
+    key: Any = task.get("idempotency_key")
+    owner: Any = task.get("owner")
+    spec = TaskSpec(
+        kind=kind,
+        need=need,
+        payload_hash=hashlib.sha256(payload_bytes).digest(),
+        payload_size_bytes=len(payload_bytes),
+        requires=_requires(task.get("requires") or {}, limits),
+        priority=int(
+            _number(task.get("priority", 0), "priority", -PRIORITY_MAX, PRIORITY_MAX, whole=True)
+        ),
+        timeout_s=float(
+            _number(
+                task.get("timeout_s", 300.0), "timeout_s", 0, limits.timeout_s_max, open_low=True
+            )
+        ),
+        max_attempts=attempts,
+        backoff_s=backoff_s,
+        jitter=jitter,
+        failover=_one_of(task.get("failover", "redistribute"), "failover", FAILOVERS),
+        device_filter=_one_of(task.get("device_filter", "all"), "device_filter", DEVICE_FILTERS),
+        labels=_labels(task.get("labels") or {}, "labels", limits),
+        trace=_text(task["trace"], "trace", 256) if task.get("trace") else "",
+    )
+    spec_bytes = encode(spec)
+    if len(spec_bytes) > limits.body_size_bytes_max // 2:
+        raise Problem("spec_too_large", "The task without its payload is larger than 32 KiB.")
+    return Submission(
+        spec=spec,
+        spec_bytes=spec_bytes,
+        payload=payload_bytes,
+        key=None if key is None else b"k" + _text(key, "idempotency_key", KEY_LENGTH_MAX).encode(),
+        owner=None if owner is None else _owner(owner),
+    )
+
+
+def _owner(value: Any) -> Author:
+    author = author_of(value) if isinstance(value, str) else None
+    if author is None:
+        raise _bad("'owner' must be a peer ID.")
+    return author
+
+
+_spec_decoder: Final = msgspec.msgpack.Decoder(TaskSpec)
+
+
+def decode_spec(data: bytes) -> TaskSpec | None:
+    """The spec of a `TaskSubmitted`; None where it can't be read or acted on. Never raises."""
+    spec = decode_stored(data, _spec_decoder)
+    return spec if spec is not None and _is_sound(spec, LIMITS) else None
+
+
+def _is_sound(spec: TaskSpec, limits: Limits) -> bool:
+    """Whether a spec keeps the bounds of `parse_task`: not every member that signs one used it.
+
+    A requirement of an unknown name is left to placement, which gives the task to nobody.
+    """
+    if spec.requires:
+        known = {name: v for name, v in spec.requires.items() if name in REQUIREMENTS}
+        try:
+            _requires(known, limits)
+        except Problem:
+            return False
+    return (
+        0 < spec.timeout_s <= limits.timeout_s_max
+        and 1 <= spec.max_attempts <= limits.attempts_max
+        and 0 <= spec.backoff_s <= BACKOFF_S_MAX
+        and 0 <= spec.jitter <= 1
+        and abs(spec.priority) <= PRIORITY_MAX
+        and spec.failover in FAILOVERS
+        and spec.device_filter in DEVICE_FILTERS
+    )
