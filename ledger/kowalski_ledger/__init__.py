@@ -1,0 +1,1 @@
+"""What nodes remember: the state that all events add up to, and the file that keeps them."""
