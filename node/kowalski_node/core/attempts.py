@@ -1,0 +1,97 @@
+"""What is under way, by device: counted from the ledger, so that a new leader knows it at once.
+
+An attempt is under way from its placement until its device ends it, the leader gives its device up,
+or the task settles. How long runs of a class take is learned from results; a device is given a few
+attempts ahead of its slots, as many as it finishes in a short time, so that the way to the leader
+and back is never waited for and a lost device never held more than moments of work.
+"""
+
+from __future__ import annotations
+
+import math
+
+from kowalski_ledger.state import Attempt, Task
+from kowalski_protocol.ids import Author, EventHash, TaskId
+
+PREFETCH_S = 0.1
+"""How much work a device may hold ahead; several commits and round trips."""
+OWN_PREFETCH_S = 0.012
+LONG_RUN_S = 0.5
+"""From here on a task waiting behind another costs more than a round trip: no prefetch."""
+_SMOOTHING = 0.2
+
+
+def lost_with(attempt: Attempt) -> bool:
+    """Whether the device was lost while it had the attempt, also where it came back since.
+
+    A device that comes back declines what it had; had it begun that, the attempt counts among those
+    that took their device with them, so that a task that kills its hosts comes to an end.
+    """
+    end = attempt.end
+    if end is None:
+        return attempt.lost is not None
+    if end.kind != "declined":
+        return False
+    return attempt.lost is not None or (
+        end.code == "restarted" and attempt.started_hash is not None
+    )
+
+
+class Attempts:
+    """All attempts that are under way, on all devices."""
+
+    def __init__(self, prefetch_max: int) -> None:
+        self._prefetch_max = prefetch_max
+        self.open: dict[EventHash, tuple[TaskId, Author, str]] = {}
+        """Attempt -> (task, device, class of runs)"""
+        self.by_device: dict[Author, dict[EventHash, TaskId]] = {}
+        self.counts: dict[Author, int] = {}
+        """How many attempts are under way on each device."""
+        self.completed: dict[Author, int] = {}
+        self._run_s: dict[str, float] = {}
+
+    def update(self, task: Task) -> None:
+        """Takes in a task whose record has changed."""
+        settled = task.settled is not None
+        for attempt in task.attempts:
+            known = attempt.hash in self.open
+            under_way = attempt.is_open and not settled
+            if under_way and not known:
+                spec = task.spec
+                kind = f"{spec.kind}/{spec.need}" if spec else ""
+                self.open[attempt.hash] = (task.id, attempt.device, kind)
+                self.by_device.setdefault(attempt.device, {})[attempt.hash] = task.id
+                self.counts[attempt.device] = self.counts.get(attempt.device, 0) + 1
+            elif known and not under_way:
+                _, _, kind = self.open.pop(attempt.hash)
+                self.by_device[attempt.device].pop(attempt.hash, None)
+                self.counts[attempt.device] -= 1
+                self._learn(kind, attempt)
+
+    def _learn(self, kind: str, attempt: Attempt) -> None:
+        end = attempt.end
+        if end is None or end.kind == "declined":
+            return
+        self.completed[attempt.device] = self.completed.get(attempt.device, 0) + 1
+        self.learn(kind, end.run_us / 1e6)
+
+    def learn(self, kind: str, run_s: float) -> None:
+        """A run of this class took so long."""
+        old = self._run_s.get(kind)
+        if old is None and len(self._run_s) > 1000:
+            return
+        self._run_s[kind] = run_s if old is None else old + _SMOOTHING * (run_s - old)
+
+    def prefetch(self, kind: str, slots: int, *, own: bool = False) -> int:
+        """How many attempts of a class a device may hold beyond its slots.
+
+        The leader's own device waits for a commit and not for a round trip, so it needs less ahead;
+        with as much as the others it would take most of every burst to itself.
+        """
+        run_s = self._run_s.get(kind)
+        if run_s is None:
+            return slots
+        if run_s >= LONG_RUN_S:
+            return 0
+        ahead_s = OWN_PREFETCH_S if own else PREFETCH_S
+        return max(1, min(self._prefetch_max, math.ceil(slots * ahead_s / max(run_s, 1e-4))))

@@ -1,0 +1,360 @@
+"""What the leader does: keeps the queue and places tasks; what every node does to have a leader.
+
+The leader's queue is not stored: it follows from the ledger (open tasks without an open attempt),
+so a new leader has it at once. Before its first placement a new leader listens to the live members
+for a moment and thereby adopts what runs on them. Losing the leader stops no running work; placing
+twice is possible in a partition and harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from kowalski_ledger.state import Claim, Task
+from kowalski_protocol.codec import encode
+from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
+from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.limits import Limits, Timers
+from kowalski_protocol.tasks import TaskSpec
+
+from .attempts import Attempts, lost_with
+from .book import Book
+from .effects import Outbox, SendHeads
+from .election import should_claim
+from .inputs import Now
+from .peers import Peers
+from .placement import Candidate, Measure, Waiting, candidates, choose
+from .queue import Queue
+from .scoring import DEFAULT_WEIGHTS
+from .sync import Sync
+
+_FRUITLESS_OFTEN = 3
+_FRUITLESS_WAIT_S = 0.5
+_FRUITLESS_WAIT_MAX_S = 10.0
+"""Attempts that were declined or lost: from the third on, the next one waits, longer each time."""
+_MEASURES_S = 1.0
+
+
+class Leader:
+    """Election and placement of one node."""
+
+    def __init__(
+        self,
+        book: Book,
+        peers: Peers,
+        sync: Sync,
+        attempts: Attempts,
+        timers: Timers,
+        limits: Limits,
+    ) -> None:
+        self._book = book
+        self._peers = peers
+        self._sync = sync
+        self._attempts = attempts
+        self._timers = timers
+        self._limits = limits
+        self.queue = Queue(timers.ageing_s)
+        self._arrived_s: dict[TaskId, float] = {}
+        """When this leader first saw each open task want a place."""
+        self._patience_until_s = 0.0
+        self._arrivals_until_s = 0.0
+        self._stopping = False
+        self._claims_missing = 0
+        self._seen: EventHash | None = None
+        self._ready_s: float | None = None
+        """When placing may begin; None while another leads."""
+        self._claimed_s = 0.0
+        self.is_ready = False
+        self._classes: dict[tuple[bytes, Author | None], list[Candidate] | Waiting] = {}
+        self._classes_of: tuple[object, ...] = ()
+        self.own_sample: dict[str, object] | None = None
+
+    @property
+    def leading(self) -> bool:
+        """Whether this node is the leader, as far as it knows."""
+        leader = self._book.state.leader
+        return leader is not None and leader.author == self._book.author
+
+    # Who leads.
+
+    def elect(self, now: Now, out: Outbox) -> None:
+        """Claims if it is this node's turn, and notices who leads."""
+        state = self._book.state
+        self._seek_claim(out)
+        self._notice(state.leader, now, out)
+        if (
+            self._book.may_write
+            and not self._stopping
+            and not self._is_patient(now)
+            and should_claim(state, self._book.author, self._peers.writers)
+        ):
+            previous = state.leader
+            claim = (
+                LeaderClaimed(previous.epoch + 1, previous.hash)
+                if previous
+                else LeaderClaimed(1, b"")
+            )
+            self._book.write(claim, now, out)
+        self._notice(state.leader, now, out)
+        if self._ready_s is not None and not self.is_ready:
+            self._get_ready(now, out)
+
+    def _notice(self, leader: Claim | None, now: Now, out: Outbox) -> None:
+        if leader is None or leader.hash == self._seen:
+            return
+        self._seen = leader.hash
+        self.is_ready = False
+        self.queue.clear()
+        self._arrived_s.clear()
+        self._ready_s = None
+        if leader.author == self._book.author:
+            self.listen(now, out)
+        elif leader.author not in self._peers.writers:
+            # Its claim was read before it was heard, as after a restart or a partition: it is
+            # given the time to be heard, or two nodes would outbid each other.
+            self.patience_until(now.mono_s + self._timers.suspect_s)
+
+    def listen(self, now: Now, out: Outbox) -> None:
+        """Places nothing before it has heard the others, for a bounded time: as a new leader, and
+        where it may have slept through the end of its time as one.
+        """
+        if not self.leading:
+            return
+        self.is_ready = False
+        self.queue.clear()
+        others = self._peers.alive - {self._book.author}
+        self._claimed_s = now.mono_s
+        self._ready_s = now.mono_s + (self._timers.takeover_wait_s if others else 0.0)
+        for peer in sorted(others):
+            out.at_once.append(SendHeads(peer, dict(self._book.committed), True))
+
+    def _seek_claim(self, out: Outbox) -> None:
+        """A claim after one that is not here can't be judged, but its author has that one: asks."""
+        waiting = self._book.state.claims_waiting
+        if len(waiting) > self._claims_missing:
+            event, _ = waiting[next(reversed(waiting))][-1]
+            peer = self._peers.by_author.get(event.author)
+            if peer is not None and peer.connected:
+                out.at_once.append(SendHeads(event.author, dict(self._book.committed), True))
+        self._claims_missing = len(waiting)
+
+    def stop(self) -> None:
+        """Neither claims nor places any more: the node is stopping."""
+        self._stopping = True
+
+    def patience_until(self, until_s: float, *, arrivals_until_s: float = 0.0) -> None:
+        """Neither claims nor begins to place before: others may be there and not heard yet.
+
+        It lasts up to `arrivals_until_s` while connections are being made, which takes a busy
+        machine seconds.
+        """
+        self._patience_until_s = max(self._patience_until_s, until_s)
+        self._arrivals_until_s = max(self._arrivals_until_s, arrivals_until_s)
+
+    def _is_patient(self, now: Now) -> bool:
+        if now.mono_s < self._patience_until_s:
+            return True
+        return now.mono_s < self._arrivals_until_s and self._peers.is_anybody_arriving
+
+    def _get_ready(self, now: Now, out: Outbox) -> None:
+        assert self._ready_s is not None
+        if not self._book.may_write:
+            return
+        patient = self._is_patient(now)
+        # A node that led before it was restarted may have been followed: all must have told, and
+        # be heard, or what runs on them would seem lost.
+        asked = self._book.state.members if patient else self._peers.alive
+        told = all(
+            author in self._peers.present
+            and (self._peers.peer(author).heads_at_s or 0.0) >= self._claimed_s
+            for author in sorted(asked)
+            if author != self._book.author
+        )
+        is_early = patient or now.mono_s < self._ready_s
+        if is_early and not (told and not self._sync.is_behind()):
+            return
+        self.is_ready = True
+        self.give_up_lost(now, out)
+        for task in list(self._book.state.open.values()):
+            self.consider(task, now, out)
+
+    # What to place.
+
+    def give_up_lost(self, now: Now, out: Outbox) -> None:
+        """Marks the attempts of devices that are gone, and queues their tasks again."""
+        if not self.is_ready or not self._book.may_write:
+            return
+        for device, open_attempts in list(self._attempts.by_device.items()):
+            if device in self._peers.present:
+                continue
+            for task_id in list(open_attempts.values()):
+                self.consider(self._book.state.tasks[task_id], now, out)
+
+    def consider(self, task: Task, now: Now, out: Outbox) -> None:
+        """Looks at a task whose record has changed: does it need a place?"""
+        if not self.is_ready:
+            return
+        if not self._wants_place(task, now, out):
+            self.queue.remove(task.id)
+            if task.settled is not None:
+                self._arrived_s.pop(task.id, None)
+            return
+        if task.id in self.queue:
+            return
+        wait_s = self._backoff_s(task)
+        if wait_s > 0:
+            self.queue.delay(task.id, now.mono_s + wait_s)
+        else:
+            self._enqueue(task, now)
+
+    def _wants_place(self, task: Task, now: Now, out: Outbox) -> bool:
+        spec = task.spec
+        if task.settled is not None or spec is None or task.cancel is not None:
+            return False
+        failures = 0
+        lost: set[Author] = set()
+        under_way = False
+        for attempt in task.attempts:
+            end = attempt.end
+            if lost_with(attempt):
+                lost.add(attempt.device)
+            elif end is not None:
+                if end.kind == "completed":
+                    return False
+                failures += end.kind == "failed"
+            elif attempt.device in self._peers.present:
+                under_way = True
+            elif self._book.may_write:
+                body = AttemptLost(task.id, attempt.hash, "device_lost")
+                self._book.write(body, now, out)
+                lost.add(attempt.device)
+        if under_way or failures >= spec.max_attempts:
+            return False
+        if spec.failover == "fail" and lost:
+            return False
+        return len(lost) < self._limits.device_losses_max
+
+    def _backoff_s(self, task: Task) -> float:
+        spec = task.spec
+        assert spec is not None, "what has ended does not wait for a place"
+        failures = fruitless = 0
+        for attempt in task.attempts:
+            if attempt.end is not None and attempt.end.kind == "failed":
+                failures += 1
+            elif not attempt.is_open:
+                fruitless += 1
+        wait_s = 0.0
+        if failures:
+            # Jitter without randomness: from the id, so that a replay decides the same.
+            seed = hashlib.sha256(task.id + bytes((failures & 255,))).digest()
+            spread = 1.0 + spec.jitter * (seed[0] / 127.5 - 1.0)
+            wait_s = min(86400.0, spec.backoff_s * 2.0 ** min(failures - 1, 20)) * spread
+        if fruitless >= _FRUITLESS_OFTEN:
+            # Two leaders that see different devices would place and give up in turns, without end.
+            longer = 2.0 ** min(fruitless - _FRUITLESS_OFTEN, 20)
+            wait_s = max(wait_s, min(_FRUITLESS_WAIT_MAX_S, _FRUITLESS_WAIT_S * longer))
+        return wait_s
+
+    def _enqueue(self, task: Task, now: Now) -> None:
+        spec = task.spec
+        assert spec is not None, "what has ended does not wait for a place"
+        key = (_class(spec), task.submitter)
+        # Work that was lost stands where it stood, not behind all that came since.
+        arrived_s = self._arrived_s.setdefault(task.id, now.mono_s)
+        self.queue.add(task.id, key, spec.priority, arrived_s)
+
+    # Placing.
+
+    def place(self, now: Now, out: Outbox) -> None:
+        """Gives places to waiting tasks until devices or tasks run out."""
+        if not self.is_ready or not self._book.may_write or self._stopping or not len(self.queue):
+            return
+        state = self._book.state
+        for task_id in self.queue.due(now.mono_s):
+            self._enqueue(state.tasks[task_id], now)
+        self._refresh_classes(now)
+        claim = state.leader
+        assert claim is not None
+        blocked: set[tuple[bytes, Author]] = set()
+        prefetches: dict[str, dict[Author, int]] = {}
+        while (turn := self.queue.next(blocked, now.mono_s)) is not None:
+            task_id, key = turn
+            task = state.tasks[task_id]
+            spec = task.spec
+            assert spec is not None, "what has ended does not wait for a place"
+            live = self._candidates(spec, key)
+            if isinstance(live, Waiting):
+                blocked.add(key)
+                continue
+            kind = f"{spec.kind}/{spec.need}"
+            prefetch = prefetches.setdefault(kind, {})
+            for c in live:
+                if c.author not in prefetch:
+                    own = c.author == self._book.author
+                    prefetch[c.author] = self._attempts.prefetch(kind, c.slots, own=own)
+            tried = frozenset(attempt.device for attempt in task.attempts)
+            shown = self._limits.considered_max
+            placed = choose(live, self._attempts.counts, prefetch, shown, tried)
+            if placed is None:
+                blocked.add(key)
+                continue
+            body = TaskPlaced(
+                task_id,
+                len(task.attempts) + 1,
+                placed.device,
+                claim.hash,
+                placed.score,
+                placed.considered,
+            )
+            self._book.write(body, now, out)
+            self.queue.serve(task_id)
+            self._attempts.update(task)
+
+    def _refresh_classes(self, now: Now) -> None:
+        state = self._book.state
+        versions = (
+            state.members_version,
+            state.adverts_version,
+            self._peers.alive_version,
+            len(state.weights_choices),
+            max((c.hlc for c in state.weights_choices.values()), default=0),
+            int(now.mono_s / _MEASURES_S),
+        )
+        if versions != self._classes_of:
+            self._classes_of = versions
+            self._classes.clear()
+
+    def _candidates(self, spec: TaskSpec, key: tuple[bytes, Author]) -> list[Candidate] | Waiting:
+        name = (key[0], None if spec.device_filter == "all" else key[1])
+        found = self._classes.get(name)
+        if found is None:
+            state = self._book.state
+            weights = state.weights().get(spec.kind) or DEFAULT_WEIGHTS.get(spec.kind, {})
+            found = candidates(state, spec, key[1], self._peers.writers, self._measures(), weights)
+            self._classes[name] = found
+        return found
+
+    def _measures(self) -> dict[Author, Measure]:
+        measures = {
+            author: Measure((peer.round_trip_s or 0.0) * 1000.0, peer.sample)
+            for author, peer in self._peers.by_author.items()
+        }
+        measures[self._book.author] = Measure(0.0, self.own_sample)
+        return measures
+
+    def waiting_reason(self, task: Task) -> str | None:
+        """Why a task of the queue is not placed, as a sentence.
+
+        None where it does not wait here.
+        """
+        if task.id not in self.queue or task.spec is None:
+            return None
+        key = self.queue.bucket_of(task.id)
+        if key is None:
+            return "waits before its next attempt"
+        live = self._candidates(task.spec, key)
+        return live.sentence if isinstance(live, Waiting) else "waits for a free place"
+
+
+def _class(spec: TaskSpec) -> bytes:
+    return encode((spec.kind, spec.need, spec.requires, spec.device_filter))
