@@ -1,0 +1,159 @@
+"""The HTTP under the client: one pool of connections, JSON in and out, streams, and problems.
+
+httpx speaks on trio and asyncio alike. Nothing of it shows: what goes wrong is a `Problem`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from .answers import PATIENCE_S, cut_off, decoded, problem_of, unreachable
+from .server_events import EventReader, ServerEvent
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+PIECE_SIZE_BYTES: Final = 256 * 1024
+CONNECT_S: Final = 10.0
+CONNECTIONS_MAX: Final = 64
+"""Requests in flight; more wait for a connection. A quarter of what a node serves at a time."""
+
+
+class Wire:
+    """The connections to one node, between `open` and `close`."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url: Final = url.rstrip("/")
+        self._token = token
+        self._http: httpx.AsyncClient | None = None
+
+    async def open(self) -> None:
+        """Makes the pool; connects nowhere yet."""
+        import httpx
+
+        headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx.Timeout(PATIENCE_S, connect=CONNECT_S, pool=None),
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
+            ),
+            # A proxy of the environment must not see what goes to a node on this device.
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def json(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        wait_s: float = 0.0,
+    ) -> T:
+        """The answer as its type; `wait_s` is how long the node was asked to take."""
+        content = None if body is None else msgspec.json.encode(body)
+        answer = await self.send(method, path, content=content, query=query, wait_s=wait_s)
+        return decoded(answer, kind, self.url)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | AsyncIterator[bytes] | None = None,
+        media: str = "application/json",
+        query: Mapping[str, Any] | None = None,
+        wait_s: float = 0.0,
+    ) -> bytes:
+        """The answer's bytes; the node's `Problem` where it refuses."""
+        import httpx
+
+        http = self._opened()
+        timeout = httpx.Timeout(PATIENCE_S + wait_s, connect=CONNECT_S, pool=None)
+        headers = {} if content is None else {"content-type": media}
+        request = http.build_request(
+            method, path, params=_query(query), content=content, headers=headers, timeout=timeout
+        )
+        try:
+            response = await http.send(request)
+        except httpx.RequestError:
+            raise unreachable(self.url) from None
+        if response.status_code >= 400:
+            raise problem_of(response.status_code, response.content, self.url)
+        return response.content
+
+    @asynccontextmanager
+    async def answer(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+        """An answer whose body is read by the caller as it comes."""
+        import httpx
+
+        http = self._opened()
+        try:
+            async with http.stream("GET", path, params=_query(query)) as response:
+                if response.status_code >= 400:
+                    raise problem_of(response.status_code, await response.aread(), self.url)
+                yield response
+        except httpx.RequestError:
+            raise unreachable(self.url) from None
+
+    async def stream(
+        self, path: str, query: Mapping[str, Any]
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of a stream up to its end; `Problem` where it is cut off before."""
+        reader = EventReader()
+        async with self.answer(path, query) as response:
+            async for piece in response.aiter_raw():
+                for event in reader.feed(piece):
+                    if event.kind == "end":
+                        return
+                    if event.kind == "error":
+                        raise problem_of(500, event.data, self.url)
+                    yield event
+        raise cut_off(self.url)
+
+    def _opened(self) -> httpx.AsyncClient:
+        assert self._http is not None, "use the client as `async with Client(...) as client`"
+        return self._http
+
+
+def path_part(text: str) -> str:
+    """The text as one part of a path, so that no id leads elsewhere."""
+    from urllib.parse import quote
+
+    return quote(text, safe="") or "-"
+
+
+def _query(query: Mapping[str, Any] | None) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, value in (query or {}).items():
+        if value is not None:
+            texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return texts
+
+
+async def file_pieces(source: Path | str | bytes) -> AsyncIterator[bytes]:
+    """A file's bytes (or the bytes themselves) piece by piece."""
+    if isinstance(source, bytes):
+        for at in range(0, len(source), PIECE_SIZE_BYTES):
+            yield source[at : at + PIECE_SIZE_BYTES]
+        return
+    import anyio
+
+    async with await anyio.open_file(source, "rb") as file:
+        while piece := await file.read(PIECE_SIZE_BYTES):
+            yield piece

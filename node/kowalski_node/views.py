@@ -1,0 +1,177 @@
+"""What people and programs see of a node: the JSON of the HTTP API, as types.
+
+The views are snapshots computed from the ledger's state and the node's own measurements; nothing
+reads them back into the core. Field names are part of the stable surface (docs/reference), so they
+change only by addition. Ids are lower-case hex, devices are peer IDs, times are Unix seconds as
+floats, durations carry their unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ErrorView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error as every surface shows it."""
+
+    code: str
+    message: str
+    mend: str | None = None
+
+
+class HeadView(msgspec.Struct, frozen=True):
+    """How far one feed reaches here."""
+
+    author: str
+    topic: str
+    seq: int
+    hash: str
+
+
+class LinkView(msgspec.Struct, frozen=True):
+    """What this node measures of its connection to one member."""
+
+    peer: str
+    connected: bool
+    round_trip_ms: float | None
+    bytes_in: dict[str, int]
+    bytes_out: dict[str, int]
+    address: str | None = None
+
+
+class DeviceView(msgspec.Struct, frozen=True):
+    """One member and what is known of its device here and now."""
+
+    id: str
+    name: str
+    role: str
+    alive: bool
+    self: bool
+    leader: bool
+    last_heard_s: float | None
+    """Seconds since its last heartbeat; null if never heard, 0 for this device."""
+    capabilities: dict[str, Any]
+    """kinds, tools, languages, sandbox, slots, cores, memory_total_bytes, accelerators, labels,
+    problems.
+    """
+    sample: dict[str, Any] | None
+    """The newest telemetry sample, as the sampler's fields; null if none came."""
+    running: int
+    queued: int
+    completed: int
+    clock_offset_s: float | None = None
+    addresses: list[str] = []
+
+
+class ClusterView(msgspec.Struct, frozen=True):
+    """GET /api/cluster."""
+
+    cluster: str
+    self: str
+    name: str
+    leader: str | None
+    epoch: int
+    digest: str
+    """"VERSION:HEX": digests of different fold versions are not comparable."""
+    heads: list[HeadView]
+    devices: list[DeviceView]
+    links: list[LinkView]
+    tasks: dict[str, int]
+    """How many tasks are in each state."""
+    warnings: list[ErrorView]
+    version: str
+
+
+class ResultView(msgspec.Struct, frozen=True):
+    """What an attempt brought: exactly one of value and blob where ok is true."""
+
+    ok: bool
+    value: Any = None
+    blob: str | None = None
+    stdout: str = ""
+    stderr: str = ""
+    error: ErrorView | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    """GET /api/tasks/{id}."""
+
+    id: str
+    kind: str
+    state: str
+    """submitted | waiting | placed | running | completed | settled"""
+    outcome: str | None
+    """completed | failed | cancelled | timed_out | refused | outcome_unknown | dead, once settled
+    """
+    attempt: int
+    device: str | None
+    replicas: int
+    result: ResultView | None
+    times: dict[str, float | None]
+    """submitted, placed, started, ended, settled: Unix seconds; and run_s."""
+    owner: str
+    submitter: str
+    priority: int
+    labels: dict[str, str]
+    waiting: str | None = None
+    """Why it is not placed yet, as a sentence, where this node knows."""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The answer to a submission that is durable."""
+
+    id: str
+    replicas: int
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """One event of the ledger, as GET /api/events and `kowalski logs` show it."""
+
+    position: int
+    """Rises with arrival on this node; the cursor of `after`."""
+    author: str
+    topic: str
+    seq: int
+    hash: str
+    time: float
+    kind: str
+    counted: bool
+    body: dict[str, Any]
+
+
+class WhyStep(msgspec.Struct, frozen=True):
+    """One line of a task's story."""
+
+    time: float
+    what: str
+    """The event's kind."""
+    who: str
+    sentence: str
+    details: dict[str, Any]
+
+
+class WhyView(msgspec.Struct, frozen=True):
+    """GET /api/tasks/{id}/why: the story of a task, told from the ledger alone."""
+
+    id: str
+    state: str
+    outcome: str | None
+    steps: list[WhyStep]
+
+
+class InviteView(msgspec.Struct, frozen=True):
+    """POST /api/invites."""
+
+    token: str
+    expires: float
+    role: str
+
+
+class OutputChunk(msgspec.Struct, frozen=True):
+    """A piece of a running task's output, streamed live."""
+
+    stream: str
+    text: str
+    offset: int
