@@ -1,0 +1,282 @@
+"""The program that runs a task's Python inside the sandbox, one per attempt.
+
+The node compiles it once and hands it to a bare interpreter (`python -I -S -B`), so it imports
+nothing of this project, and as little as it can of the standard library: an interpreter that starts
+in 6 ms should not spend 10 on imports. It talks to the node over two pipes besides the standard
+streams:
+
+    node → driver (request)   one line of lengths, then the program's source and its arguments
+    driver → node (result)    b"R" once the sandbox stands, then at most one of
+                              b"V" + JSON              the value of the last expression
+                              b"E" + text              the last line of the traceback
+                              b"M" + text              the same, and memory was what ran out
+                              b"X" + number + b" " + text  the program left with this exit status
+                              b"L"                     the value is larger than it may be
+
+The node sends the source only after b"R": by then every process of the sandbox is bound to die with
+the node, and if the node died before, the request ends early and the driver leaves without having
+run anything. All that a program can forge here is its own result; the node takes it as hostile all
+the same.
+"""
+
+from __future__ import annotations
+
+import _ast
+import builtins
+import os
+import sys
+from io import TextIOWrapper
+from types import ModuleType, TracebackType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` and `collections.abc` would be imported for their names alone
+    from collections.abc import Callable
+
+FILE_NAME = "<task>"
+"""What tracebacks call the program's text."""
+
+ONLY_AST = 0x400  # ast.PyCF_ONLY_AST, without importing ast
+DEPTH_MAX = 100
+SENTENCE_CHARACTERS_MAX = 500
+RESERVES = {"RLIMIT_AS": 8 << 20, "RLIMIT_NOFILE": 8, "RLIMIT_CPU": 1}
+"""By how much the hard limit is above the soft one: what the report of a program that used up its
+memory or its descriptors needs, and the second between the signal that has a name and the kill."""
+
+
+class NotJson(Exception):
+    """The value has no exact form in JSON."""
+
+
+def encode(value: object, depth: int = 0) -> str:
+    """Returns the JSON text of a value made of None, bool, int, float, str, list, tuple and dict.
+
+    Raises NotJson for everything else, for numbers that JSON readers can't hold, and for text that
+    is not Unicode.
+    """
+    if value is None:
+        return "null"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, str):
+        return encode_text(value)
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise NotJson
+        return int.__repr__(value)
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise NotJson
+        return float.__repr__(value)
+    if depth >= DEPTH_MAX:
+        raise NotJson
+    if isinstance(value, (list, tuple)):
+        items = [encode(item, depth + 1) for item in value]  # pyright: ignore
+        return "[" + ",".join(items) + "]"
+    if isinstance(value, dict):
+        pairs: list[str] = []
+        for key, item in value.items():  # pyright: ignore
+            if not isinstance(key, str):
+                raise NotJson
+            pairs.append(encode_text(key) + ":" + encode(item, depth + 1))  # pyright: ignore
+        return "{" + ",".join(pairs) + "}"
+    raise NotJson
+
+
+def encode_text(text: str) -> str:
+    """Returns a string as JSON in ASCII; raises NotJson where it holds half of a surrogate pair."""
+    from _json import encode_basestring_ascii
+
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise NotJson from None
+    return encode_basestring_ascii(text)
+
+
+def value_frame(value: object, value_bytes_max: int) -> bytes:
+    """Returns the frame for a value: its JSON, or where it has none, its `repr` as a JSON
+    string."""
+    try:
+        text = encode(value)
+    except NotJson:
+        shown = repr(value).encode("utf-8", "backslashreplace").decode()
+        text = encode_text(shown)
+    return b"V" + text.encode() if len(text) <= value_bytes_max else b"L"
+
+
+def confine(limits: dict[str, int]) -> Callable[[], None]:
+    """Sets the bounds that the kernel keeps, for this process and all that it starts, for good.
+
+    Returns what lets the driver have a little more at the end, to report on a program that used up
+    everything.
+    """
+    import resource
+
+    kept: list[tuple[int, int]] = []
+    for name, bound in limits.items():
+        kind = getattr(resource, name, None)
+        if kind is None:  # this system has no such limit
+            continue
+        upper = bound + RESERVES.get(name, 0)
+        hard = resource.getrlimit(kind)[1]
+        if hard != resource.RLIM_INFINITY:
+            bound, upper = min(bound, hard), min(upper, hard)
+        resource.setrlimit(kind, (bound, upper))
+        if name in ("RLIMIT_AS", "RLIMIT_NOFILE"):
+            kept.append((kind, upper))
+    # Under pressure the node must go on: it lets programs wait, and lets the kernel end them first.
+    os.nice(5)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+            file.write("1000")
+    except OSError:
+        pass
+
+    def use_reserves() -> None:
+        for kind, upper in kept:
+            resource.setrlimit(kind, (upper, upper))
+
+    return use_reserves
+
+
+def read_exactly(descriptor: int, size: int) -> bytes:
+    """Reads `size` bytes, or leaves the process: a request that ends early has no sender any
+    more."""
+    parts: list[bytes] = []
+    while size > 0:
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            os._exit(125)
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def read_request(descriptor: int) -> tuple[str, list[str]]:
+    """Returns the program's source and its arguments."""
+    line = b""
+    while not line.endswith(b"\n"):
+        line += read_exactly(descriptor, 1)
+    sizes = [int(size) for size in line.split()]
+    texts = [read_exactly(descriptor, size).decode() for size in sizes]
+    os.close(descriptor)
+    return texts[0], texts[1:]
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of `data`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def execute(source: str, namespace: dict[str, object]) -> object:
+    """Runs a program as a notebook runs a cell: returns the value of the last expression, else
+    None."""
+    tree = compile(source, FILE_NAME, "exec", ONLY_AST, dont_inherit=True)
+    assert isinstance(tree, _ast.Module)
+    last: _ast.Expression | None = None
+    if tree.body and isinstance(tree.body[-1], _ast.Expr):
+        last = _ast.Expression(tree.body[-1].value)
+        del tree.body[-1]
+    exec(compile(tree, FILE_NAME, "exec", dont_inherit=True), namespace)
+    if last is None:
+        return None
+    return eval(compile(last, FILE_NAME, "eval", dont_inherit=True), namespace)
+
+
+def report(error: BaseException, source: str) -> str:
+    """Prints the traceback as Python would, without this file's own lines; returns what it says."""
+    import linecache
+    import traceback
+
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != FILE_NAME:
+        trace = trace.tb_next
+    lines = source.splitlines(keepends=True)
+    linecache.cache[FILE_NAME] = (len(source), None, lines, FILE_NAME)
+    traceback.print_exception(type(error), error, trace)
+    # Before it may come the place of a syntax error, indented, and after it notes.
+    told = traceback.format_exception_only(type(error), error)
+    return next(line for line in told if not line.startswith(" ")).strip()
+
+
+def conclude(error: BaseException, source: str) -> tuple[int, bytes]:
+    """Tells on stderr how a program failed; returns its exit status and the frame for the node."""
+    try:
+        if not isinstance(error, SystemExit):
+            kind = b"M" if isinstance(error, MemoryError) else b"E"
+            return 1, kind + shorten(report(error, source))
+        if isinstance(error.code, int):
+            status, said = error.code & 0xFF, ""
+        elif error.code is None:
+            status, said = 0, ""
+        else:
+            status, said = 1, str(error.code)
+            print(said, file=sys.stderr)  # noqa: T201
+        return status, b"X%d " % status + shorten(said) if status else b""
+    except BaseException:  # guard: no memory is left, or the program broke what a report needs
+        return 1, (b"M" if isinstance(error, MemoryError) else b"E") + shorten(type(error).__name__)
+
+
+def shorten(sentence: str) -> bytes:
+    """Returns the first line of a sentence, in UTF-8, within bounds."""
+    line = sentence.partition("\n")[0]
+    return line[:SENTENCE_CHARACTERS_MAX].encode("utf-8", "replace")
+
+
+def new_main(arguments: list[str]) -> dict[str, object]:
+    """Makes the module that the program sees as its own, and returns its namespace."""
+    from _sitebuiltins import Quitter
+
+    # `site` would define these; scripts use them.
+    builtins.exit = Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.quit = Quitter("quit", "Ctrl-D (i.e. EOF)")
+    module = ModuleType("__main__")
+    module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = module
+    sys.argv = [FILE_NAME, *arguments]
+    return module.__dict__
+
+
+def main() -> None:
+    """Runs one program; the process then ends with the status that the program chose."""
+    result = int(sys.argv[1])
+    request = int(sys.argv[2])
+    value_bytes_max = int(sys.argv[3])
+    limits = {name: int(bound) for name, _, bound in (a.partition("=") for a in sys.argv[4:])}
+    # Whatever else was open in the node's or the sandbox's start-up ends here.
+    low, high = sorted((result, request))
+    os.closerange(3, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, 1 << 16)
+    os.set_inheritable(result, False)
+    use_reserves = confine(limits)
+    write_all(result, b"R")
+    source, arguments = read_request(request)
+    own_module = sys.modules["__main__"]  # kept, or Python would clear the names used below
+    namespace = new_main(arguments)
+    own_id = os.getpid()
+    status = 0
+    frame = b""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, TextIOWrapper)
+            stream.reconfigure(line_buffering=True)
+        value = execute(source, namespace)
+        use_reserves()
+        frame = value_frame(value, value_bytes_max)
+    except BaseException as error:  # guard: whatever the program raises is its outcome
+        use_reserves()
+        status, frame = conclude(error, source)
+    # A child that the program forked comes here as well, and has no say in the result.
+    if frame and os.getpid() == own_id:
+        write_all(result, frame)
+    del own_module
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

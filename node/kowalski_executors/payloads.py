@@ -1,0 +1,82 @@
+"""What a `code` task's payload may say, and the program that it describes.
+
+    {language: "python", code: str, stdin?: str, args?: [str]}
+
+Everything here comes from whoever submitted the task, so everything is checked, and a wrong payload
+is told which part of it is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from kowalski_executors.limits import (
+    ARGUMENTS_BYTES_MAX,
+    ARGUMENTS_MAX,
+    CODE_BYTES_MAX,
+    STDIN_BYTES_MAX,
+)
+from kowalski_protocol.errors import Problem
+
+LANGUAGES: Final[Mapping[str, str]] = {"python": "python", "py": "python", "python3": "python"}
+"""The names that a payload may use, and the language that each means."""
+
+_FIELDS: Final = frozenset({"language", "code", "stdin", "args"})
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to run: its source, standard input and arguments in UTF-8, and the time it asks
+    for."""
+
+    code: bytes
+    stdin: bytes = b""
+    arguments: tuple[bytes, ...] = ()
+
+
+def read_payload(payload: Mapping[str, Any]) -> Program:
+    """Returns the program that a payload describes.
+
+    Raises Problem: `unknown_language` where this release does not run the language,
+    `spec_too_large` where a part is over its limit, `bad_request` for everything else.
+    """
+    unknown = sorted(str(name) for name in payload if name not in _FIELDS)
+    if unknown:
+        raise Problem("bad_request", f"A code payload has no field {unknown[0][:80]!r}.")
+    language = payload.get("language")
+    if not isinstance(language, str):
+        raise Problem("bad_request", 'A code payload needs a language, such as "python".')
+    if language not in LANGUAGES:
+        raise Problem(
+            "unknown_language",
+            f"This device does not run {language[:80]!r}; it runs {', '.join(LANGUAGES)}.",
+        )
+    given: object = payload.get("args")
+    if given is not None and not isinstance(given, list | tuple):
+        raise Problem("bad_request", "args must be a list of strings.")
+    arguments = cast("Sequence[object]", given or ())
+    if len(arguments) > ARGUMENTS_MAX:
+        raise Problem("spec_too_large", f"args are more than {ARGUMENTS_MAX}.")
+    encoded = tuple(_text("args", item, ARGUMENTS_BYTES_MAX) for item in arguments)
+    if sum(map(len, encoded)) > ARGUMENTS_BYTES_MAX:
+        raise Problem("spec_too_large", f"args are longer than {ARGUMENTS_BYTES_MAX} bytes.")
+    stdin = payload.get("stdin")
+    return Program(
+        code=_text("code", payload.get("code"), CODE_BYTES_MAX),
+        stdin=b"" if stdin is None else _text("stdin", stdin, STDIN_BYTES_MAX),
+        arguments=encoded,
+    )
+
+
+def _text(name: str, value: object, bytes_max: int) -> bytes:
+    if not isinstance(value, str):
+        raise Problem("bad_request", f"{name} must be text.")
+    try:
+        data = value.encode()
+    except UnicodeEncodeError:
+        raise Problem("bad_request", f"{name} holds half of a surrogate pair.") from None
+    if len(data) > bytes_max:
+        raise Problem("spec_too_large", f"{name} is longer than {bytes_max} bytes.")
+    return data

@@ -1,0 +1,319 @@
+"""Runs one program in a cell to its end: feeds it, streams what it prints, watches it, and ends it.
+
+Five tasks share one nursery: two read the standard streams, one speaks with the driver, one feeds
+the standard input, one watches time and memory. Whoever finds a limit broken names the cause (the
+first one counts) and kills the cell; the streams then end by themselves, so that what the program
+had printed is not lost. When `supervise` returns or is cancelled, nothing of the program runs any
+more: after the kill it waits for the end of the last process.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from importlib import resources
+from typing import Final
+
+import trio
+
+from kowalski_executors import interpreter
+from kowalski_executors.confinement import Cell, Confinement
+from kowalski_executors.limits import OPEN_FILES_MAX, Limits
+from kowalski_executors.payloads import Program
+from kowalski_executors.usage import measure
+from kowalski_node.executor import Context
+
+_CHUNK_BYTES: Final = 64 << 10
+_FRAME_SLACK_BYTES: Final = 1 << 10
+"""The tags of frames and the sentences that are not values."""
+
+_WATCH_FIRST_S: Final = 0.05
+_WATCH_EVERY_S: Final = 0.1
+_WATCH_CLOSELY_S: Final = 0.025
+"""How often a program is looked at that uses more than a quarter of its memory: many processes
+together fill a gigabyte in a tenth of a second."""
+
+_WATCH_COST_SHARE: Final = 10
+"""A measurement is followed by at least this many times its own duration."""
+
+_KILL_PATIENCE_S: Final = 0.15
+"""How long a kill may take before it is repeated with more force: well within the 250 ms of a
+cancel."""
+
+_KILL_GIVE_UP_S: Final = 5.0
+"""Past this a process hangs in the kernel (a dead disk), and nobody can end it."""
+
+_DRAIN_S: Final = 1.0
+"""How long output may still come after the last process has ended."""
+
+
+_OWN_TASKS: Final = 2
+"""The warden is not the program's; one more, so that the kernel's own limit comes first."""
+
+
+class Cause(Enum):
+    """Why a program was stopped, or did not start."""
+
+    NOT_STARTED = auto()
+    TIMED_OUT = auto()
+    OUT_OF_MEMORY = auto()
+    OUTPUT_TOO_LARGE = auto()
+    VALUE_TOO_LARGE = auto()
+    TOO_MANY_PROCESSES = auto()
+    TOO_MANY_FILES = auto()
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a run ended. `status` is an exit status, 128 + a signal's number, or negative for a
+    signal."""
+
+    status: int = 0
+    cause: Cause | None = None
+    detail: str = ""
+    frame: bytearray = field(default_factory=bytearray)
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+
+
+def compile_driver() -> bytes:
+    """Returns the warden and the driver, compiled: the sandbox then need not, which saves 2 ms a
+    run.
+
+    The interpreter in the cell is of the same build as this process's, so it reads the same
+    bytecode.
+    """
+    folder = resources.files("kowalski_executors")
+    codes = [
+        compile(
+            (folder / f"{name}.py").read_text(encoding="utf-8"),
+            f"<{name}>",
+            "exec",
+            dont_inherit=True,
+            optimize=2,
+        )
+        for name in ("warden", "driver")
+    ]
+    return marshal.dumps(codes)
+
+
+async def supervise(
+    confinement: Confinement, driver: bytes, program: Program, limits: Limits, context: Context
+) -> Ending:
+    """Runs a program and returns how it ended; never raises for anything that the program does."""
+    try:
+        async with confinement.open(limits) as cell:
+            return await _Run(cell, program, limits, context).run(driver)
+    except OSError as error:  # no descriptors or no processes left: the device's trouble
+        return Ending(cause=Cause.NOT_STARTED, detail=str(error))
+
+
+class _Run:
+    def __init__(self, cell: Cell, program: Program, limits: Limits, context: Context) -> None:
+        self._cell = cell
+        self._program = program
+        self._limits = limits
+        self._context = context
+        self._ending = Ending()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stands = trio.Event()
+
+    async def run(self, driver: bytes) -> Ending:
+        with ExitStack() as closing:
+            streams = self._start(driver, closing)
+            assert self._process is not None
+            exit_descriptor = -1
+            try:
+                exit_descriptor = os.pidfd_open(self._process.pid)
+                closing.callback(os.close, exit_descriptor)
+                async with trio.open_nursery() as readers:
+                    readers.start_soon(self._read_output, streams, "stdout", self._ending.stdout)
+                    readers.start_soon(self._read_output, streams, "stderr", self._ending.stderr)
+                    readers.start_soon(self._converse, streams)
+                    async with trio.open_nursery() as background:
+                        background.start_soon(self._watch)
+                        background.start_soon(self._keep_deadline)
+                        background.start_soon(self._feed, streams["stdin"])
+                        await self._wait_ended(exit_descriptor)
+                        background.cancel_scope.cancel()
+                    readers.cancel_scope.deadline = trio.current_time() + _DRAIN_S
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._end(exit_descriptor, streams["result"])
+        return self._ending
+
+    def _start(self, driver: bytes, closing: ExitStack) -> dict[str, trio.lowlevel.FdStream]:
+        """Starts the command and returns the node's ends of its pipes, closed by `closing`.
+
+        It is started by this very thread, which takes about 0.2 ms: trio's `open_process` would
+        take a worker thread for it, and a signal that is tied to the parent's death, should one
+        ever be used, arrives when *that thread* ends, after 10 s of idleness.
+        """
+        streams: dict[str, trio.lowlevel.FdStream] = {}
+        with ExitStack() as theirs:
+
+            def pipe(name: str, *, to_program: bool) -> int:
+                read, write = os.pipe2(os.O_CLOEXEC)
+                mine, other = (write, read) if to_program else (read, write)
+                theirs.callback(os.close, other)
+                streams[name] = trio.lowlevel.FdStream(mine)
+                closing.callback(streams[name].close)
+                # Fits into an empty pipe, so it is there when the interpreter looks.
+                if name == "request" and os.write(mine, driver) != len(driver):
+                    raise OSError("a new pipe holds less than 64 KiB")
+                return other
+
+            stdin = pipe("stdin", to_program=True)
+            stdout = pipe("stdout", to_program=False)
+            stderr = pipe("stderr", to_program=False)
+            request = pipe("request", to_program=True)
+            result = pipe("result", to_program=False)
+            bootstrap = (
+                "import marshal, os\n"
+                f"for code in marshal.loads(os.read({request}, {len(driver)})): exec(code)"
+            )
+            process = subprocess.Popen(
+                [
+                    *self._cell.command,
+                    *interpreter.FLAGS,
+                    "-c",
+                    bootstrap,
+                    str(self._cell.lifeline),
+                    str(result),
+                    str(request),
+                    str(self._limits.value_bytes),
+                    *_kernel_limits(self._limits, self._cell.kernel_counts_processes),
+                ],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=(*self._cell.descriptors, request, result),
+                # Never the node's own environment: it can be read in /proc by what runs inside.
+                env=dict(self._cell.environment),
+                cwd=self._cell.directory,
+                start_new_session=True,
+            )
+        self._process = process
+        self._cell.started(process)
+        return streams
+
+    async def _read_output(
+        self, streams: Mapping[str, trio.lowlevel.FdStream], name: str, kept: bytearray
+    ) -> None:
+        stream = streams[name]
+        while chunk := await stream.receive_some(_CHUNK_BYTES):
+            room = self._limits.output_bytes - len(kept)
+            if room > 0:
+                self._context.write(name, chunk[:room])
+                kept += chunk[:room]
+            if len(chunk) > room:
+                self._stop(Cause.OUTPUT_TOO_LARGE, name)
+                return
+
+    async def _converse(self, streams: Mapping[str, trio.lowlevel.FdStream]) -> None:
+        """Hands over the program once the driver stands, and keeps what comes back."""
+        result = streams["result"]
+        if await result.receive_some(1) != b"R":
+            # It ended before the driver ran: what it said about that is on stderr.
+            self._ending.cause = self._ending.cause or Cause.NOT_STARTED
+            return
+        self._cell.root()
+        self._stands.set()
+        parts = [self._program.code, *self._program.arguments]
+        lengths = b" ".join(b"%d" % len(part) for part in parts)
+        with suppress(trio.BrokenResourceError):
+            await streams["request"].send_all(lengths + b"\n" + b"".join(parts))
+        streams["request"].close()
+        frame = self._ending.frame
+        while chunk := await result.receive_some(_CHUNK_BYTES):
+            frame += chunk
+            if len(frame) > self._limits.value_bytes + _FRAME_SLACK_BYTES:
+                frame.clear()
+                self._stop(Cause.VALUE_TOO_LARGE)
+                return
+
+    async def _feed(self, stdin: trio.lowlevel.FdStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            if self._program.stdin:
+                await stdin.send_all(self._program.stdin)
+        stdin.close()
+
+    async def _keep_deadline(self) -> None:
+        await trio.sleep(self._limits.wall_s)
+        self._stop(Cause.TIMED_OUT)
+
+    async def _watch(self) -> None:
+        # Before, process 1 still has the device's own root, and with it the device's own /proc.
+        await self._stands.wait()
+        await trio.sleep(_WATCH_FIRST_S)
+        while True:
+            began = trio.current_time()
+            limits = self._limits
+            folders = self._cell.process_folders()
+            usage = measure(folders, self._cell.volumes(), limits.memory_bytes)
+            if usage.memory_bytes > limits.memory_bytes:
+                self._stop(Cause.OUT_OF_MEMORY)
+            elif usage.tasks > limits.processes + _OWN_TASKS:
+                self._stop(Cause.TOO_MANY_PROCESSES)
+            elif usage.files > limits.files:
+                self._stop(Cause.TOO_MANY_FILES)
+            cost_s = trio.current_time() - began
+            closely = usage.memory_bytes > limits.memory_bytes // 4
+            pause_s = _WATCH_CLOSELY_S if closely else _WATCH_EVERY_S
+            await trio.sleep(max(pause_s, _WATCH_COST_SHARE * cost_s))
+
+    def _stop(self, cause: Cause, detail: str = "") -> None:
+        if self._ending.cause is None:
+            self._ending.cause = cause
+            self._ending.detail = detail
+        self._cell.kill()
+
+    async def _wait_ended(self, exit_descriptor: int) -> None:
+        """Returns when the command's process is reaped and nothing runs in the cell."""
+        assert self._process is not None
+        await trio.lowlevel.wait_readable(exit_descriptor)
+        root = self._cell.root()
+        self._ending.status = self._process.wait()  # has ended, so this only reaps it
+        if root is not None:
+            await trio.lowlevel.wait_readable(root)
+
+    async def _end(self, exit_descriptor: int, result: trio.lowlevel.FdStream) -> None:
+        """Kills what is left; called when all is over and when the run is cancelled."""
+        assert self._process is not None
+        self._cell.kill()
+        if exit_descriptor < 0:  # this device has no descriptors left: so wait without one
+            self._cell.kill(insist=True)
+            self._process.wait()
+            return
+        for patience_s in (_KILL_PATIENCE_S, _KILL_GIVE_UP_S):
+            with trio.move_on_after(patience_s):
+                await self._wait_ended(exit_descriptor)
+                if not self._stands.is_set():
+                    # A process that was killed before its number was known here holds this pipe
+                    # until it is gone.
+                    while await result.receive_some(_CHUNK_BYTES):
+                        pass
+                return
+            self._cell.kill(insist=True)
+
+
+def _kernel_limits(limits: Limits, count_processes: bool) -> list[str]:
+    """Returns what the driver sets by `setrlimit`, for each process alone."""
+    bounds = {
+        "RLIMIT_AS": limits.address_space_bytes,
+        "RLIMIT_CPU": limits.cpu_s,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": limits.work_folder_bytes,
+        "RLIMIT_MEMLOCK": 1 << 16,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_NOFILE": OPEN_FILES_MAX,
+        "RLIMIT_SIGPENDING": 128,
+    }
+    if count_processes:
+        bounds["RLIMIT_NPROC"] = limits.processes
+    return [f"{name}={bound}" for name, bound in bounds.items()]
