@@ -1,0 +1,241 @@
+"""`kowalski batch`: a file of tasks, one JSON object a line, and their results as they come.
+
+The whole file is read and checked before anything is sent, so that a mistake in line 9,000 costs
+nothing. Then tasks go out in chunks while no more than --max-parallel are under way, and results
+are collected many at a time; each is written and flushed as it settles.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import click
+
+from kowalski_protocol.errors import Problem
+
+from .screen import error_line, print_facts, print_json, progress, wants_json
+from .settings import command
+from .transport import NodeApi, node_api
+from .wording import duration
+
+LINE_SIZE_BYTES_MAX: Final = 1024 * 1024
+TASKS_MAX: Final = 1_000_000
+CHUNK_TASKS: Final = 1000
+CHUNK_SIZE_BYTES: Final = 4 * 1024 * 1024
+"""A quarter of what one request may have."""
+RESULTS_ASKED_MAX: Final = 1000
+RESULTS_WAIT_S: Final = 1.0
+BUSY_CODES: Final = frozenset({"too_many_tasks", "too_many_requests"})
+FAILED_SHOWN_MAX: Final = 5
+
+
+@command(
+    "batch",
+    examples=(
+        "kowalski batch tasks.jsonl --out results.jsonl",
+        "kowalski batch tasks.jsonl --max-parallel 100 --json",
+        "kowalski batch - < tasks.jsonl",
+    ),
+    details=(
+        "Each line is a task as POST /api/tasks takes it, such as"
+        ' {"kind": "tool", "payload": {"tool": "echo", "args": {"value": 1}}}.'
+        " Each line of --out is a task with its result, and `line` says which task it was."
+        " Exits with 1 where one did not complete."
+    ),
+)
+@click.argument("file", metavar="FILE.jsonl")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the results here, one JSON object a line.",
+)
+@click.option(
+    "--max-parallel",
+    type=click.IntRange(1, 20_000),
+    default=5000,
+    metavar="N",
+    help="How many are under way at a time [default: 5000].",
+)
+def batch(file: str, out: Path | None, max_parallel: int) -> int:
+    lines = [*_read(file)]
+    api = node_api()
+    began = time.monotonic()
+    with _opened(out) as results, progress("tasks", "tasks") as update:
+        run = Batch(api, lines, max_parallel, results, update)
+        run.run()
+    seconds = time.monotonic() - began
+    completed = run.outcomes["completed"]
+    summary: dict[str, Any] = {
+        "tasks": len(lines),
+        "outcomes": dict(run.outcomes),
+        "seconds": round(seconds, 3),
+        "tasks_per_s": round(len(lines) / seconds, 1) if seconds else 0.0,
+    }
+    if wants_json():
+        print_json(summary)
+    else:
+        ends = ", ".join(f"{count:,} {outcome}" for outcome, count in run.outcomes.most_common())
+        facts = {
+            "tasks": f"{len(lines):,}: {ends}" if lines else "none",
+            "took": f"{duration(seconds)}, {summary['tasks_per_s']:,.0f} tasks/s",
+        }
+        print_facts(facts | ({"results": str(out)} if out else {}))
+        for line, task_id, sentence in run.failed:
+            error_line(f"line {line}: {sentence}", f"kowalski why {task_id[:12]}")
+    return 0 if completed == len(lines) else 1
+
+
+class Batch:
+    """The tasks of a file on their way: to submit, under way, settled."""
+
+    def __init__(
+        self,
+        api: NodeApi,
+        lines: list[tuple[int, bytes]],
+        max_parallel: int,
+        results: IO[str] | None,
+        update: Callable[[int, int | None], None],
+    ) -> None:
+        self._api = api
+        self._to_submit = deque(lines)
+        self._total = len(lines)
+        self._max_parallel = max_parallel
+        self._results = results
+        self._update = update
+        self._under_way: dict[str, list[int]] = {}
+        """The lines of each task by its id; the same key on two lines is one task."""
+        self._settled = 0
+        self.outcomes: Counter[str] = Counter()
+        self.failed: list[tuple[int, str, str]] = []
+        """(line, id, sentence) of the first tasks that did not complete."""
+
+    def run(self) -> None:
+        """Returns when all have settled."""
+        while self._to_submit or self._under_way:
+            accepted = self._submit_some()
+            if self._under_way:
+                # With room for more, a quick look; otherwise there is nothing to do but wait.
+                self._collect(0.0 if accepted and self._to_submit else RESULTS_WAIT_S)
+            elif not accepted:
+                time.sleep(1.0)  # others' tasks fill the node: it said so, and when to come back
+            self._update(self._settled, self._total)
+
+    def _submit_some(self) -> bool:
+        chunk = self._next_chunk()
+        if not chunk:
+            return False
+        body = b"[" + b",".join(spec for _, spec in chunk) + b"]"
+        try:
+            ids: list[str] = self._api.ask("POST", "/api/tasks/batch", content=body)["ids"]
+        except Problem as problem:
+            if problem.code in BUSY_CODES:
+                return False
+            sentence = f"Lines {chunk[0][0]} to {chunk[-1][0]} were refused: {problem.sentence}"
+            raise Problem(problem.code, sentence, mend=problem.mend) from None
+        for (line, _), task_id in zip(chunk, ids, strict=True):
+            self._to_submit.popleft()
+            self._under_way.setdefault(task_id, []).append(line)
+        return True
+
+    def _next_chunk(self) -> list[tuple[int, bytes]]:
+        room = min(self._max_parallel - len(self._under_way), CHUNK_TASKS)
+        chunk: list[tuple[int, bytes]] = []
+        size_bytes = 0
+        for line in islice(self._to_submit, max(0, room)):
+            size_bytes += len(line[1]) + 1
+            if chunk and size_bytes > CHUNK_SIZE_BYTES:
+                break
+            chunk.append(line)
+        return chunk
+
+    def _collect(self, wait_s: float) -> None:
+        asked = [*islice(self._under_way, RESULTS_ASKED_MAX)]
+        body = {"ids": asked, "wait_s": wait_s}
+        answer = self._api.ask("POST", "/api/tasks/results", body, wait_s=wait_s)
+        settled: dict[str, dict[str, Any]] = {view["id"]: view for view in answer["tasks"]}
+        for task_id in asked:
+            numbers = self._under_way.pop(task_id)
+            if task_id in settled:
+                self._keep(settled[task_id], numbers)
+            else:
+                # Asked for again after all others, so that slow ones hide nobody.
+                self._under_way[task_id] = numbers
+
+    def _keep(self, view: dict[str, Any], numbers: list[int]) -> None:
+        for line in numbers:
+            self._settled += 1
+            self.outcomes[view["outcome"]] += 1
+            if self._results is not None:
+                self._results.write(json.dumps({"line": line, **view}) + "\n")
+            if view["outcome"] != "completed" and len(self.failed) < FAILED_SHOWN_MAX:
+                result: dict[str, Any] = view["result"] or {}
+                error: dict[str, Any] = result.get("error") or {}
+                sentence = error.get("message") or f"it ended as {view['outcome']}"
+                self.failed.append((line, view["id"], sentence))
+        if self._results is not None:
+            self._results.flush()
+
+
+def _read(file: str) -> Iterator[tuple[int, bytes]]:
+    """(line number, task) of each line; UsageError where one is no task."""
+    from kowalski_protocol.tasks import parse_task
+
+    try:
+        with _source(file) as source:
+            number = 0
+            while line := source.readline(LINE_SIZE_BYTES_MAX + 1):
+                number += 1
+                if len(line) > LINE_SIZE_BYTES_MAX:
+                    raise click.UsageError(f"{file}, line {number} is longer than 1 MiB.")
+                if number > TASKS_MAX:
+                    raise click.UsageError(f"{file} has more than {TASKS_MAX:,} lines.")
+                if not line.strip():
+                    continue
+                try:
+                    spec = json.loads(line)
+                    parse_task(_object(spec))
+                except (ValueError, RecursionError) as error:
+                    raise click.UsageError(f"{file}, line {number} is no task: {error}.") from None
+                except Problem as problem:
+                    sentence = f"{file}, line {number}: {problem.sentence}"
+                    raise Problem(problem.code, sentence, mend=problem.mend) from None
+                yield number, line.strip()
+    except (OSError, ValueError) as error:  # the latter for a name that can't be one
+        reason = getattr(error, "strerror", None) or error
+        raise click.UsageError(f"{file} can't be read: {reason}.") from None
+
+
+def _object(spec: Any) -> dict[str, Any]:
+    if isinstance(spec, dict):
+        return cast("dict[str, Any]", spec)
+    raise Problem("bad_request", "A task is a JSON object.")
+
+
+@contextmanager
+def _source(file: str) -> Iterator[IO[bytes]]:
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    with Path(file).open("rb") as opened:
+        yield opened
+
+
+@contextmanager
+def _opened(out: Path | None) -> Iterator[IO[str] | None]:
+    if out is None:
+        yield None
+        return
+    try:
+        with out.open("w", encoding="utf-8") as results:
+            yield results
+    except OSError as error:
+        raise Problem("bad_request", f"{out} can't be written: {error.strerror}.") from None

@@ -1,0 +1,79 @@
+"""How a task's end is shown by `result` and `submit --wait`: output, and value or error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kowalski_protocol.errors import Problem
+
+from .screen import error_line, print_output, print_value, styled
+from .transport import NodeApi, part
+from .wording import size
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red"}
+
+
+def end_of(view: dict[str, Any]) -> Text:
+    """The outcome of a settled task, the state of another."""
+    word = view["outcome"] or view["state"]
+    ended = view["outcome"] is not None
+    return styled(word, _STYLES.get(word, "yellow" if ended and word != "completed" else ""))
+
+
+def exit_code(view: dict[str, Any]) -> int:
+    """0 where the task completed; 1 where it failed or is still under way."""
+    return 0 if view["outcome"] == "completed" else 1
+
+
+def show_result(
+    api: NodeApi, view: dict[str, Any], *, out: Path | None = None, printed: bool = False
+) -> None:
+    """The task's output (unless it was `printed` live), and its value or error."""
+    result: dict[str, Any] = view["result"] or {}
+    if not printed:
+        print_output(_whole_lines(result.get("stdout", ""), result.get("value")))
+        print_output(result.get("stderr", ""), error=True)
+    if view["state"] != "settled":
+        waiting = f": {view['waiting']}" if view.get("waiting") else ""
+        error_line(
+            f"The task has not settled yet, it is {view['state']}{waiting}.",
+            f"kowalski result {view['id'][:12]} --wait",
+        )
+    elif view["outcome"] == "completed":
+        _show_value(api, result, out)
+    else:
+        error: dict[str, Any] = result.get("error") or {}
+        sentence = error.get("message") or f"The task ended as {view['outcome']}."
+        error_line(sentence, error.get("mend") or f"kowalski why {view['id'][:12]}")
+
+
+def _whole_lines(output: str, value: Any) -> str:
+    """The output, ended so that the value begins on a line of its own."""
+    needs_end = output and value is not None and not output.endswith("\n")
+    return output + "\n" if needs_end else output
+
+
+def _show_value(api: NodeApi, result: dict[str, Any], out: Path | None) -> None:
+    blob = result.get("blob")
+    if out is None:
+        if blob is None:
+            print_value(result.get("value"))
+        else:
+            click.echo(f"The result is a blob, {blob}; --out FILE fetches it.", err=True)
+        return
+    try:
+        with out.open("wb") as file:
+            if blob is None:
+                file.write(json.dumps(result.get("value")).encode() + b"\n")
+            else:
+                api.save(f"/api/blobs/{part(blob)}", file)
+        click.echo(f"Wrote {size(out.stat().st_size)} to {out}.", err=True)
+    except OSError as error:
+        raise Problem("bad_request", f"{out} can't be written: {error.strerror}.") from None

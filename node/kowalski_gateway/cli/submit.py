@@ -1,0 +1,218 @@
+"""`kowalski submit`: one task from the command line, and with --wait its output while it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from kowalski_protocol.errors import Problem
+
+from .cluster import resolve_device
+from .outcome import exit_code, show_result
+from .screen import print_json, print_output, wants_json
+from .settings import command
+from .transport import NodeApi, node_api, part
+from .waiting import Seconds, WaitCommand, wait_option
+
+LANGUAGES: Final = {
+    ".py": "python",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".sh": "bash",
+    ".rs": "rust",
+}
+FILE_SIZE_BYTES_MAX: Final = 1024 * 1024
+"""Above what a node takes as a payload; a larger file need not be read to know."""
+QUICK_S: Final = 0.5
+"""A task that settles within this is shown from its result, without opening a stream."""
+
+
+@command(
+    "submit",
+    cls=WaitCommand,
+    examples=(
+        "kowalski submit analyse.py --wait",
+        "kowalski submit --tool echo --args '{\"value\": 1}' --wait",
+        "kowalski submit train.py --require memory_mb=2048 --device laptop",
+        "echo 'print(6 * 7)' | kowalski submit - --lang python --wait 30",
+    ),
+    details=(
+        "FILE is the program of a code task (- reads it from stdin); a tool task takes"
+        " --tool and --args."
+        " Prints the task's id once the task is durable."
+    ),
+)
+@click.argument("file", required=False, metavar="[FILE|-]")
+@click.option("--kind", metavar="KIND", help="code or tool [default: by the other options].")
+@click.option("--lang", metavar="LANG", help="The program's language [default: by FILE's suffix].")
+@click.option("--tool", metavar="NAME", help="The tool of a tool task.")
+@click.option("--args", metavar="JSON", help="The tool's arguments, a JSON object.")
+@click.option(
+    "--require", multiple=True, metavar="K=V", help="What the device must have; repeatable."
+)
+@click.option("--priority", type=int, metavar="N", help="Higher goes first [default: 0].")
+@click.option(
+    "--timeout", type=float, metavar="S", help="Seconds one attempt may take [default: 300]."
+)
+@click.option("--label", multiple=True, metavar="K=V", help="A label of your own; repeatable.")
+@click.option("--key", metavar="KEY", help="Makes a repeated submission the same task.")
+@click.option(
+    "--device-filter",
+    type=click.Choice(("local", "network", "all")),
+    help="This device, the others, or all [default: all].",
+)
+@click.option("--device", metavar="NAME|ID", help="Run on this device alone.")
+@click.option(
+    "--failover",
+    type=click.Choice(("redistribute", "fail", "queue")),
+    help="When its device is lost [default: redistribute].",
+)
+@click.option("--max-attempts", type=int, metavar="N", help="How often it may fail [default: 1].")
+@wait_option("Show its output and result, waiting at most so many seconds.")
+def submit(file: str | None, wait: Seconds, **options: Any) -> int:
+    api = node_api()
+    spec = task_spec(file, options)
+    if options["device"]:
+        device = resolve_device(api.get("/api/cluster"), options["device"])
+        spec["requires"] = {**spec.get("requires", {}), "device": device}
+    if wait is None:
+        accepted = api.ask("POST", "/api/tasks", spec)
+        if wants_json():
+            print_json(accepted)
+        else:
+            click.echo(accepted["id"])
+        return 0
+    return _follow(api, spec, wait)
+
+
+def _follow(api: NodeApi, spec: dict[str, Any], wait_s: float) -> int:
+    deadline = time.monotonic() + wait_s
+    quick_s = min(wait_s, QUICK_S)
+    view = api.ask("POST", "/api/tasks", {**spec, "wait_s": quick_s}, wait_s=quick_s)
+    printed = False
+    if view["state"] != "settled" and wait_s > quick_s:
+        if wants_json():
+            view = api.wait(view["id"], max(0.0, deadline - time.monotonic()))
+        else:
+            click.echo(f"task {view['id'][:12]}", err=True)
+            view, printed = _print_live(api, view, deadline)
+            if view["state"] != "settled":  # its output has ended; its owner has not had its word
+                view = api.wait(view["id"], max(0.0, deadline - time.monotonic()))
+    if wants_json():
+        print_json(view)
+    else:
+        show_result(api, view, printed=printed)
+    return exit_code(view)
+
+
+def _print_live(api: NodeApi, view: dict[str, Any], deadline: float) -> tuple[dict[str, Any], bool]:
+    """Prints what the task prints until it ends; returns it and whether anything was printed."""
+    path = f"/api/tasks/{part(view['id'])}"
+    printed = False
+    line_open = False
+    for event in api.stream(f"{path}/output", deadline=deadline, follow=True):
+        data: dict[str, Any] = json.loads(event.data)
+        if event.kind == "end":
+            if line_open:
+                click.echo()
+            return data, printed
+        printed = True
+        if data["stream"] == "stdout":
+            line_open = not data["text"].endswith("\n")
+        print_output(data["text"], error=data["stream"] == "stderr")
+    return api.get(path), printed
+
+
+def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object of POST /api/tasks; UsageError where the options don't make one."""
+    kind = options["kind"] or ("tool" if options["tool"] else "code")
+    spec: dict[str, Any] = {"kind": kind, "payload": _payload(kind, file, options)}
+    given = {
+        "priority": options["priority"],
+        "timeout_s": options["timeout"],
+        "idempotency_key": options["key"],
+        "device_filter": options["device_filter"],
+        "failover": options["failover"],
+    }
+    spec |= {name: value for name, value in given.items() if value is not None}
+    if options["max_attempts"] is not None:
+        spec["retry"] = {"max_attempts": options["max_attempts"]}
+    if options["label"]:
+        spec["labels"] = dict(pair(one, "--label") for one in options["label"])
+    if options["require"]:
+        spec["requires"] = requirements(options["require"])
+    return spec
+
+
+def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    if kind == "tool":
+        if not options["tool"]:
+            raise click.UsageError("A tool task needs --tool NAME.")
+        if file is not None:
+            raise click.UsageError("A tool task takes --args JSON and no file.")
+        return {"tool": options["tool"], "args": _arguments(options["args"])}
+    if options["tool"] or options["args"]:
+        raise click.UsageError("--tool and --args belong to --kind tool.")
+    if file is None:
+        raise click.UsageError("Name the program's FILE, or - for stdin; or a --tool.")
+    language = options["lang"] or LANGUAGES.get(Path(file).suffix.lower())
+    if language is None:
+        raise click.UsageError(f"{file!r} doesn't tell its language; say --lang python.")
+    return {"language": language, "code": _program(file)}
+
+
+def _arguments(text: str | None) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text or "{}")
+    except ValueError as error:
+        raise click.UsageError(f"--args is not JSON: {error}.") from None
+    if not isinstance(arguments, dict):
+        raise click.UsageError("--args must be a JSON object.")
+    return arguments  # pyright: ignore[reportUnknownVariableType]
+
+
+def _program(file: str) -> str:
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(FILE_SIZE_BYTES_MAX + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                data = opened.read(FILE_SIZE_BYTES_MAX + 1)
+        if len(data) > FILE_SIZE_BYTES_MAX:
+            raise Problem("spec_too_large", f"{file} is larger than a program may be.")
+        return data.decode()
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file} is not UTF-8 text.") from None
+    except (OSError, ValueError) as error:  # the latter for a name that can't be one
+        reason = getattr(error, "strerror", None) or error
+        raise click.UsageError(f"{file} can't be read: {reason}.") from None
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """K=V as its two sides."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"{option} takes K=V, not {text!r}.")
+    return name, value
+
+
+def requirements(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`memory_mb=512` and `labels.room=attic` as the object of `requires`."""
+    requires: dict[str, Any] = {}
+    for text in pairs:
+        name, value = pair(text, "--require")
+        if name.startswith("labels."):
+            requires.setdefault("labels", {})[name.removeprefix("labels.")] = value
+            continue
+        try:
+            number = float(value)
+        except ValueError:
+            requires[name] = value
+        else:
+            requires[name] = int(number) if number.is_integer() else number
+    return requires

@@ -1,0 +1,173 @@
+"""`kowalski tasks`, `result`, `cancel` and `why`: looking at tasks that were submitted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cluster import device_names
+from .outcome import end_of, exit_code, show_result
+from .screen import Column, print_facts, print_json, print_table, styled, wants_json
+from .settings import command
+from .transport import NodeApi, node_api, part
+from .waiting import Seconds, WaitCommand, wait_option
+from .wording import ago, duration, peer_end, short_ids
+
+STATES = ("submitted", "waiting", "placed", "running", "completed", "settled")
+PAGE_MAX = 1000
+
+
+@command(
+    "tasks",
+    examples=("kowalski tasks", "kowalski tasks --state running", "kowalski tasks --limit 1000"),
+)
+@click.option("--state", type=click.Choice(STATES), help="Only tasks in this state.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=20, help="How many [default: 20]."
+)
+def tasks(state: str | None, limit: int) -> None:
+    api = node_api()
+    views: list[dict[str, Any]] = []
+    after = None
+    while len(views) < limit:
+        page_limit = min(limit - len(views), PAGE_MAX)
+        page = api.get("/api/tasks", state=state, limit=page_limit, after=after)
+        views += page["tasks"]
+        after = page["next"]
+        if after is None:
+            break
+    if wants_json():
+        print_json(views)
+        return
+    if not views:
+        click.echo("No tasks." if state is None else f"No tasks are {state}.")
+        return
+    _print_tasks(api, views, more=after is not None)
+
+
+def _print_tasks(api: NodeApi, views: list[dict[str, Any]], *, more: bool) -> None:
+    names = device_names(api.get("/api/cluster"))
+    now = time.time()
+    shown = short_ids(view["id"] for view in views)
+    rows = [
+        [
+            shown[view["id"]],
+            view["kind"],
+            end_of(view),
+            names.get(view["device"], peer_end(view["device"])) if view["device"] else "–",
+            view["attempt"] if view["attempt"] > 1 else "–",
+            ago(view["times"].get("submitted"), now),
+            duration(view["times"].get("run_s")),
+            view.get("waiting") or _error_of(view),
+        ]
+        for view in views
+    ]
+    print_table(
+        [
+            Column("ID"),
+            Column("KIND", spare=1),
+            Column("STATE"),
+            Column("DEVICE", cut=True),
+            Column("ATTEMPT", right=True, spare=2),
+            Column("SUBMITTED", right=True),
+            Column("RAN", right=True),
+            Column("REMARK", cut=True),
+        ],
+        rows,
+    )
+    if more:
+        click.echo(f"\nThe newest {len(views)}; --limit shows more.")
+
+
+def _error_of(view: dict[str, Any]) -> str:
+    result: dict[str, Any] = view["result"] or {}
+    return result["error"]["message"] if result.get("error") else "–"
+
+
+@command(
+    "result",
+    cls=WaitCommand,
+    examples=(
+        "kowalski result 3f2a9c1d7e44",
+        "kowalski result 3f2a9c1d7e44 --wait 60",
+        "kowalski result 3f2a9c1d7e44 --out result.bin",
+    ),
+    details=(
+        "Prints what the task printed and its value; exits with 1 where it failed or has not"
+        " settled."
+    ),
+)
+@click.argument("task_id", metavar="ID")
+@wait_option("Wait until it has settled, or so many seconds.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the value (or the blob it is) to a file.",
+)
+def result(task_id: str, wait: Seconds, out: Path | None) -> int:
+    api = node_api()
+    view = api.get(f"/api/tasks/{part(task_id)}") if wait is None else api.wait(task_id, wait)
+    if wants_json():
+        print_json(view)
+    else:
+        show_result(api, view, out=out)
+    return exit_code(view)
+
+
+@command(
+    "cancel",
+    examples=("kowalski cancel 3f2a9c1d7e44",),
+    details="Its device stops it at once, with everything that it started.",
+)
+@click.argument("task_id", metavar="ID")
+def cancel(task_id: str) -> None:
+    view = node_api().ask("DELETE", f"/api/tasks/{part(task_id)}")
+    if wants_json():
+        print_json(view)
+    else:
+        click.echo(f"The end of task {view['id'][:12]} is asked for.")
+
+
+@command(
+    "why",
+    examples=("kowalski why 3f2a9c1d7e44", "kowalski why 3f2a9c1d7e44 --json"),
+    details=(
+        "Who submitted it, which devices were considered, where it ran, what failed and what"
+        " settled it:"
+        " told from the ledger alone, so every node tells the same."
+    ),
+)
+@click.argument("task_id", metavar="ID")
+def why(task_id: str) -> None:
+    api = node_api()
+    story = api.get(f"/api/tasks/{part(task_id)}/why")
+    if wants_json():
+        print_json(story)
+        return
+    steps: list[dict[str, Any]] = story["steps"]
+    names: dict[str, str] = {}
+    if any(step["who"].startswith("12D3KooW") for step in steps):
+        names = device_names(api.get("/api/cluster"))
+    began = steps[0]["time"] if steps else 0.0
+    print_facts({"task": story["id"], "state": end_of(story)})
+    click.echo()
+    print_table(
+        [
+            Column("TIME", right=True),
+            Column("WHO", cut=True),
+            Column("WHAT"),
+            Column("", fold=True),
+        ],
+        [
+            [
+                f"+{step['time'] - began:.3f} s",
+                names.get(step["who"], step["who"]),
+                styled(step["what"], "bold"),
+                step["sentence"],
+            ]
+            for step in steps
+        ],
+    )

@@ -1,0 +1,304 @@
+"""`kowalski-node`: runs this device's node in the foreground.
+
+Here all layers meet: the options are read (flag, then environment, then config.toml, then default),
+the executors and the API are handed to the node, and signals become an orderly end. What a person
+sees at start is where the API is, who the device is, and, once, the recovery code of a new cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kowalski_protocol.errors import Problem
+
+if TYPE_CHECKING:
+    from kowalski_node.options import NodeOptions
+
+API_DEFAULT = "127.0.0.1:52420"
+PORT_DEFAULT = 52421
+PORTS_TRIED = 50
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `kowalski-node`."""
+    p = argparse.ArgumentParser(
+        prog="kowalski-node",
+        description="Run this device's Kowalski node in the foreground.",
+        epilog="Every option may also stand in HOME/config.toml (listen = [...], slots = 4) or in"
+        " the environment (KOWALSKI_SLOTS=4). Flags win over the environment, that over the file.",
+    )
+    p.add_argument("--home", metavar="DIR", help="folder of key, ledger and blobs (KOWALSKI_HOME)")
+    p.add_argument("--name", help="what people call this device (default: its host name)")
+    p.add_argument(
+        "--listen",
+        metavar="MULTIADDR",
+        action="append",
+        help="where to listen for members; may be repeated (default: TCP 52421 on all interfaces,"
+        " or the next free port)",
+    )
+    p.add_argument(
+        "--peer",
+        metavar="ADDR",
+        action="append",
+        help="where a member may be: HOST, HOST:PORT or MULTIADDR; may be repeated",
+    )
+    p.add_argument("--join", metavar="TOKEN", help="join the cluster that made this invite")
+    p.add_argument(
+        "--api", metavar="HOST:PORT", help=f"where to serve the API (default: {API_DEFAULT})"
+    )
+    p.add_argument("--api-token", metavar="T", help="ask for this token; needed off the loopback")
+    p.add_argument("--slots", type=int, metavar="N", help="runs at a time (default: cores)")
+    p.add_argument(
+        "--label",
+        metavar="K=V",
+        action="append",
+        help="a label of the device: home=yes, leader=never, or any of yours",
+    )
+    p.add_argument(
+        "--run", metavar="KIND,...", help="take only tasks of these kinds (default: all it can)"
+    )
+    p.add_argument(
+        "--cost",
+        metavar="KIND=N",
+        action="append",
+        help="what a run of a kind costs here, for placement",
+    )
+    p.add_argument("--no-mdns", action="store_true", default=None, help="do not use LAN discovery")
+    p.add_argument("--model-server", metavar="URL", action="append", help=argparse.SUPPRESS)
+    p.add_argument(
+        "--unsandboxed",
+        action="store_true",
+        default=None,
+        help="run code without a sandbox: any member can then do here what you can",
+    )
+    p.add_argument(
+        "--archive", action="store_true", default=None, help="never drop old events from the ledger"
+    )
+    p.add_argument(
+        "--preset", choices=("local", "lan", "wan"), help="the network's timers (default: lan)"
+    )
+    p.add_argument("--log", metavar="LEVEL", help="debug, info, warning (default) or error")
+    return p
+
+
+def options_from(arguments: Sequence[str] | None = None) -> tuple[NodeOptions, str]:
+    """The checked options and the log level; raises `Problem`."""
+    from kowalski_node.addresses import parse_api, parse_listen, parse_peer
+    from kowalski_node.home import Home, default_home
+    from kowalski_node.options import NodeOptions
+    from kowalski_protocol.limits import PRESETS
+
+    given = parser().parse_args(arguments)
+    home = Path(given.home).expanduser() if given.home else default_home()
+    settings = Home(home).settings()
+
+    def value(name: str, default: Any = None) -> Any:
+        flag = getattr(given, name, None)
+        if flag is not None:
+            return flag
+        text = os.environ.get(f"KOWALSKI_{name.upper()}")
+        if text:
+            return text
+        return settings.get(name, settings.get(name.replace("_", "-"), default))
+
+    if value("model_server"):
+        raise Problem("not_supported", "--model-server is not built in this release.")
+    api = parse_api(str(value("api", API_DEFAULT)))
+    listen = _texts(value("listen"))
+    preset = str(value("preset", "lan"))
+    if preset not in PRESETS:
+        raise Problem("bad_request", f"There is no preset '{preset}': {', '.join(PRESETS)}.")
+    run = value("run")
+    options = NodeOptions(
+        home=home,
+        name=str(value("name", platform.node().partition(".")[0] or "device"))[:64],
+        listen=tuple(parse_listen(t) for t in listen) if listen else _free_listen(home),
+        peers=tuple(parse_peer(t) for t in _texts(value("peer"))),
+        join=value("join"),
+        api_host=api.host,
+        api_port=api.port,
+        api_token=value("api_token"),
+        slots=_slots(value("slots")),
+        labels=_pairs(value("label"), "--label"),
+        run=tuple(_texts(run)) if run else None,
+        costs={k: _cost(v) for k, v in _pairs(value("cost"), "--cost").items()},
+        mdns=not _truth(value("no_mdns")),
+        unsandboxed=_truth(value("unsandboxed")),
+        archive=_truth(value("archive")),
+        timers=PRESETS[preset],
+    )
+    return options, str(value("log", "warning")).upper()
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [str(part) for part in value]
+
+
+def _pairs(value: Any, name: str) -> dict[str, str]:
+    if isinstance(value, dict):
+        return {str(k): str(v) for k, v in value.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    pairs: dict[str, str] = {}
+    for text in _texts(value):
+        key, equals, rest = text.partition("=")
+        if not key or not equals:
+            raise Problem("bad_request", f"{name} takes K=V, not {text!r}.")
+        pairs[key] = rest
+    return pairs
+
+
+def _slots(value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        slots = int(value)
+    except ValueError:
+        slots = 0
+    if not 1 <= slots <= 4096:
+        raise Problem("bad_request", "--slots takes a whole number from 1 to 4096.")
+    return slots
+
+
+def _cost(text: str) -> float:
+    try:
+        cost = float(text)
+    except ValueError:
+        cost = -1.0
+    if not 0 <= cost < 1e12:
+        raise Problem("bad_request", "--cost takes KIND=N with a number from 0 up.")
+    return cost
+
+
+def _truth(value: Any) -> bool:
+    return str(value).lower() in ("1", "true", "yes", "on")
+
+
+def _free_listen(home: Path) -> tuple[str, ...]:
+    """Port 52421 on all interfaces, or the next free one; what was found once is kept."""
+    from kowalski_node.ports import free_port
+
+    kept = home / "port"
+    try:
+        first = int(kept.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        first = PORT_DEFAULT
+    port = free_port(first, PORTS_TRIED)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept.write_text(f"{port}\n", encoding="ascii")
+    except OSError as error:
+        raise Problem("home_unusable", f"{home} can't be written: {error.strerror}.") from None
+    return (f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}")
+
+
+async def run(options: NodeOptions) -> None:
+    """Runs a node until SIGTERM or SIGINT has ended it in order."""
+    import trio
+
+    from kowalski_executors import make_executors
+    from kowalski_node.core.inputs import Stop
+    from kowalski_node.start import open_node
+
+    from .http.server import serve_api
+
+    executors = make_executors(unsandboxed=options.unsandboxed, work_root=options.home / "work")
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with (
+            open_node(options, executors) as (runtime, founding),
+            trio.open_nursery() as nursery,
+        ):
+            url = await nursery.start(_serve(serve_api, runtime.service, options))
+            _greet(options, url, runtime, founding)
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    if runtime.node.stopping:
+                        _say("kowalski-node: ends at once", error=True)
+                        runtime.stopped.set()
+                    runtime.pipeline.feed(Stop())
+
+            nursery.start_soon(stop_on_signal)
+            await runtime.stopped.wait()
+            nursery.cancel_scope.cancel()
+
+
+def _serve(serve_api: Any, service: Any, options: NodeOptions) -> Any:
+    from functools import partial
+
+    return partial(
+        serve_api,
+        service,
+        host=options.api_host,
+        port_number=options.api_port,
+        token=options.api_token,
+    )
+
+
+def _say(line: str, *, error: bool = False) -> None:
+    """Prints a line for the person who started the node."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write(line + "\n")
+    stream.flush()
+
+
+def _greet(options: NodeOptions, url: str, runtime: Any, founding: Any) -> None:
+    node = runtime.node
+    _say(f"kowalski-node {options.name}  pid={os.getpid()}")
+    _say(f"  device   {runtime.service.cluster().self}")
+    _say(f"  home     {options.home}")
+    _say(f"  API      {url}")
+    for address in runtime.network.addresses:
+        _say(f"  listens  {address.rpartition('/p2p/')[0]}")
+    if founding is not None:
+        _say(f"  founded  a cluster of one: {node.state.name}")
+        _say(f"  recovery code (shown once, write it down): {founding.recovery_code}")
+    _say("  ready    Ctrl-C to stop")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: 0 after an orderly end, 1 after a problem, 2 for wrong usage."""
+    try:
+        options, level = options_from(arguments)
+        logging.basicConfig(
+            level=getattr(logging, level, logging.WARNING),
+            format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        )
+        import trio
+
+        trio.run(run, options)
+    except Problem as problem:
+        _fail(problem)
+    except BaseExceptionGroup as group:
+        problems, rest = group.split(Problem)
+        if problems is None or rest is not None:
+            raise
+        _fail(_first(problems))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _first(group: BaseExceptionGroup[Problem]) -> Problem:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _fail(problem: Problem) -> None:
+    _say(f"kowalski-node: {problem.sentence} [{problem.code}]", error=True)
+    if problem.mend:
+        _say(f"  mend: {problem.mend}", error=True)
+    sys.exit(2 if problem.code == "bad_request" else 1)
+
+
+if __name__ == "__main__":
+    main()
