@@ -1,0 +1,150 @@
+"""`kowalski replay`, `audit` and `export` on the ledger that a real node has written, with no node
+running."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kowalski_gateway.cli.ledger import clock_reading
+from kowalski_gateway.cli.main import run
+from kowalski_node.views import ClusterView
+from tests.ports.test_node_port import PATIENCE_S, echo, real, submit
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ClusterView]:
+    """A home folder that a node has used, and the cluster as it showed it last."""
+    folder = tmp_path_factory.mktemp("node")
+
+    async def work() -> ClusterView:
+        async with real(folder) as node:
+            ids = await submit(node, *(echo(n) for n in range(20)))
+            with trio.fail_after(PATIENCE_S):
+                for task_id in ids:
+                    while (await node.task(task_id)).state != "settled":
+                        await trio.lowlevel.checkpoint()
+            return node.cluster()
+
+    return folder / "home", trio.run(work)
+
+
+@pytest.fixture
+def home(written: tuple[Path, ClusterView], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KOWALSKI_HOME", str(written[0]))
+    return written[0]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    assert run([*arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_replay_tells_what_the_node_has_written(
+    home: Path, written: tuple[Path, ClusterView], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = shown(capsys, "replay")
+    assert set(report) >= {
+        "events", "frames", "digest", "heads", "tasks", "seconds", "events_per_s",
+    }  # fmt: skip
+    assert re.fullmatch(r"\d+:[0-9a-f]{64}", report["digest"])
+    # A node may write more while it stops than it showed last, never less.
+    heads = {(head["author"], head["topic"]): head["seq"] for head in report["heads"]}
+    assert all(heads[head.author, head.topic] >= head.seq for head in written[1].heads)
+    assert report["tasks"]["settled"] == 20
+    assert (
+        shown(capsys, "replay", "--ledger", str(home / "ledger.db"))["events"] == (report["events"])
+    )
+    assert run(["replay"]) == 0
+    text = capsys.readouterr().out
+    assert f"{report['events']:,} in" in text
+    assert "20: 0 open, 20 settled (20 completed)" in text
+
+
+def test_replay_until_a_moment_folds_what_was_before(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown(capsys, "replay", "--until", "0")["events"] == 0
+    assert shown(capsys, "replay", "--until", "1999-12-31")["events"] == 0
+    whole = shown(capsys, "replay")["events"]
+    assert shown(capsys, "replay", "--until", "2999-01-01T00:00:00Z")["events"] == whole
+
+
+def test_a_moment_is_the_last_reading_of_its_millisecond() -> None:
+    assert clock_reading("12345") == 12345
+    assert clock_reading("1970-01-01T00:00:01Z") == (1000 << 16) | 0xFFFF
+    assert clock_reading("1970-01-01T01:00:01+01:00") == (1000 << 16) | 0xFFFF
+    assert clock_reading("1970-01-01 00:00:01") == (1000 << 16) | 0xFFFF
+
+
+def test_audit_finds_a_sound_ledger_whole(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = shown(capsys, "audit")
+    assert report["ok"] is True
+    assert report["problems"] == []
+    assert report["signatures"] > 0
+    assert run(["audit"]) == 0
+    assert "whole" in capsys.readouterr().out
+
+
+def test_audit_of_an_edited_ledger_exits_with_1_and_says_where(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.db"
+    with (
+        closing(sqlite3.connect(home / "ledger.db")) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+        (position,) = target.execute("SELECT max(position) FROM events").fetchone()
+        target.execute("UPDATE events SET body = x'93c0' WHERE position = ?", (position,))
+        target.commit()
+    report = shown(capsys, "audit", "--ledger", str(copy), code=1)
+    assert report["ok"] is False
+    assert {"author", "topic", "seq", "what"} <= set(report["problems"][0])
+    assert run(["audit", "--ledger", str(copy)]) == 1
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_export_writes_a_line_per_event(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "events.jsonl"
+    report = shown(capsys, "export", "--out", str(out))
+    lines = [json.loads(line) for line in out.read_text(encoding="ascii").splitlines()]
+    assert len(lines) == report["events"] == shown(capsys, "replay")["events"]
+    assert lines[0]["kind"] == "ClusterFounded"
+    capsys.readouterr()
+    assert run(["export", "--out", "-"]) == 0
+    assert capsys.readouterr().out == out.read_text(encoding="ascii")
+    assert run(["export", "--out", str(tmp_path / "no" / "x")]) == 1
+
+
+@pytest.mark.parametrize("command", ["replay", "audit", "export --out -"])
+def test_a_ledger_that_is_not_there_is_told(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KOWALSKI_HOME", str(tmp_path))
+    assert run(command.split()) == 1
+    assert "There is no ledger at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["replay", "audit", "export --out -"])
+def test_a_file_that_is_no_ledger_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "foreign.db"
+    foreign.write_bytes(b"not a database" * 1000)
+    assert run([*command.split(), "--ledger", str(foreign)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert foreign.read_bytes() == b"not a database" * 1000

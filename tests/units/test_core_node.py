@@ -1,0 +1,444 @@
+"""The node as a whole: requests of people, what members send that is odd, and its own book."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from kowalski_ledger.state import State
+from kowalski_node.core import effects as fx
+from kowalski_node.core import inputs as ins
+from kowalski_node.core.book import Book
+from kowalski_node.core.node import OPENING_MAX, Node, NodeConfig
+from kowalski_protocol.clock import HybridClock
+from kowalski_protocol.events import CancelRequested, LeaderClaimed
+from kowalski_protocol.feeds import Feed, Head
+from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.limits import LIMITS, LOCAL
+from kowalski_protocol.tasks import parse_task
+from kowalski_protocol.topics import RESULT, TASK
+from tests.units.bench import START_MS, Bench, advert, sign
+from tests.units.histories import History, Writer
+
+ECHO = {"kind": "tool", "payload": {"tool": "echo"}}
+
+
+def submit(ticket: int, count: int = 1, **options: object) -> ins.Submit:
+    submissions = [parse_task(ECHO)] * count
+    keys = [bytes([ticket, n]) + bytes(14) for n in range(count)]
+    return ins.Submit(ticket, submissions, keys, **options)  # type: ignore[arg-type]
+
+
+# Admission and weights.
+
+
+def admit(ticket: int, writer: Writer, invite: bytes = b"i" * 32) -> ins.Admit:
+    return ins.Admit(ticket, writer.author, writer.name, "member", invite)
+
+
+def test_an_admin_admits_and_the_answer_waits_for_the_commit() -> None:
+    bench = Bench(1)
+    newcomer = Writer("newcomer")
+    out = bench.give(admit(1, newcomer))
+    assert bench.answer(1) in out.then
+    assert [event.kind for event in out.append[:2]] == ["InviteUsed", "MemberAdmitted"]
+    bench.commit()
+    assert bench.answer(1) == fx.Answer(1, True)
+    assert newcomer.author in bench.state.members
+
+
+def test_an_invite_works_once() -> None:
+    bench = Bench(1)
+    bench.give(admit(1, Writer("first")), admit(2, Writer("second")))
+    assert bench.code(2) == "invite_used"
+    assert len(bench.state.members) == 2
+
+
+def test_a_plain_member_admits_nobody_and_sets_no_weights() -> None:
+    bench = Bench(2, me=1)
+    bench.give(admit(1, Writer("newcomer")), ins.SetWeights(2, "tool", {"load": 1.0}))
+    assert (bench.code(1), bench.code(2)) == ("not_allowed", "not_allowed")
+
+
+def test_a_full_house_admits_nobody() -> None:
+    limits = msgspec.structs.replace(LIMITS, members_max=2)
+    bench = Bench(2, limits=limits)
+    bench.give(admit(1, Writer("newcomer")))
+    assert bench.code(1) == "not_allowed"
+
+
+def test_an_admin_sets_weights() -> None:
+    bench = Bench(1)
+    bench.give(ins.SetWeights(1, "tool", {"load": 1.0}))
+    bench.commit()
+    assert bench.answer(1) == fx.Answer(1, True)
+    assert bench.state.weights() == {"tool": {"load": 1.0}}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e308, -1.0])
+def test_odd_weights_stop_no_placement(value: float) -> None:
+    bench = Bench(1)
+    odd: dict[str, float] = dict.fromkeys(("load", "latency", "cost", "specialization"), value)
+    bench.give(ins.SetWeights(1, "tool", odd))
+    bench.commit()
+    bench.give(submit(2))
+    assert "TaskPlaced" in bench.kinds()
+
+
+# A node that starts.
+
+
+def test_what_is_asked_while_the_node_starts_is_done_when_it_has() -> None:
+    bench = Bench(3, alive=False)
+    bench.give(submit(1), ins.SetWeights(2, "tool", {"load": 1.0}))
+    bench.tick(0.5)
+    assert not bench.node.open
+    assert bench.effects(fx.Answer) == []
+    bench.pass_time(2.0, heard=False)
+    assert [answer.ticket for answer in bench.effects(fx.Answer)] == [2, 1]
+    assert all(answer.problem is None for answer in bench.effects(fx.Answer))
+
+
+def test_what_may_wait_while_the_node_starts_is_bounded() -> None:
+    bench = Bench(3, alive=False)
+    for ticket in range(OPENING_MAX):
+        bench.give(ins.SetWeights(ticket, "tool", {}))
+    bench.give(ins.SetWeights(OPENING_MAX, "tool", {}))
+    assert bench.code(OPENING_MAX) == "not_ready"
+    bench.give(ins.Cancel(TaskId(bytes(16))))
+
+
+def test_a_node_opens_as_soon_as_all_others_have_told_their_heads() -> None:
+    bench = Bench(3, alive=False)
+    bench.tick(0.05)
+    assert not bench.node.open
+    for other in bench.others:
+        bench.give(ins.HeadsReceived(other.author, {}, False))
+    assert bench.node.open
+
+
+def test_a_node_that_does_not_know_yet_what_it_offers_opens_all_the_same() -> None:
+    history = History(1)
+    config = NodeConfig(history.founder.author, "x", 1, LOCAL, 2)
+    node = Node(config, State(history.cluster), ins.Now(0.0, START_MS))
+    node.load(history.written)
+    node.loaded()
+    out = fx.Outbox()
+    node.step(ins.Tick(), ins.Now(0.05, START_MS), out)
+    assert node.open
+    assert [event.kind for event in out.append] == ["LeaderClaimed"]
+
+
+def test_a_node_that_is_no_member_yet_does_not_open() -> None:
+    history = History(1)
+    stranger = Writer("not admitted")
+    config = NodeConfig(stranger.author, "x", 1, LOCAL, 2)
+    node = Node(config, State(history.cluster), ins.Now(0.0, START_MS))
+    out = fx.Outbox()
+    for second in range(20):
+        node.step(ins.Tick(), ins.Now(float(second), START_MS), out)
+    assert not node.open
+    assert out.append == []
+
+
+def test_a_node_waits_longer_where_somebody_has_more_of_its_own_feed() -> None:
+    bench = Bench(3, alive=False)
+    own = {Feed(bench.me.author, TASK): Head(50, EventHash(bytes(32)))}
+    for other in bench.others:
+        bench.give(ins.PeerConnected(other.author, "memory"))
+        bench.give(ins.HeadsReceived(other.author, own, False))
+    bench.tick(5.0)
+    assert not bench.node.open
+    bench.tick(6.0)
+    assert bench.node.open, "but not for ever"
+
+
+# A node that stops.
+
+
+def test_a_second_stop_changes_nothing() -> None:
+    bench = Bench(1)
+    bench.give(ins.Stop(), ins.Stop())
+    bench.tick(0.05)
+    bench.commit()
+    bench.tick(0.05)
+    assert len(bench.effects(fx.Stopped)) == 1
+
+
+def test_a_node_that_stops_refuses_and_says_why() -> None:
+    bench = Bench(1)
+    bench.give(ins.Stop(), submit(1), admit(2, Writer("x")), ins.SetWeights(3, "tool", {}))
+    assert [bench.code(ticket) for ticket in (1, 2, 3)] == ["stopping"] * 3
+
+
+# Odd things that members send.
+
+
+def test_a_datagram_that_is_none_is_charged_to_who_sent_it() -> None:
+    bench = Bench(2)
+    out = bench.give(ins.DatagramReceived(bench.others[0].author, b"\xc1"))
+    (charge,) = out.at_once
+    assert isinstance(charge, fx.Charge)
+    assert charge.peer == bench.others[0].author
+
+
+def test_a_datagram_of_a_stranger_or_of_this_node_itself_is_nothing() -> None:
+    bench = Bench(2)
+    stranger = Writer("a stranger")
+    stranger.cluster = bench.history.cluster
+    before = dict(bench.node.peers.by_author)
+    assert bench.hear(stranger).at_once == []
+    assert bench.hear(bench.me).at_once == []
+    assert bench.node.peers.by_author == before
+
+
+def test_a_datagram_that_is_older_than_the_last_is_nothing() -> None:
+    bench = Bench(2)
+    other = bench.others[0]
+    bench.hear(other, task_seq=0)
+    bench.counters[other.author] -= 1
+    bench.done.clear()
+    bench.hear(other, task_seq=99)
+    assert not bench.node.sync.is_behind()
+
+
+@pytest.mark.parametrize(
+    ("topic", "seq"), [("telemetry", 1), ("nonsense", 1), (TASK, 1 << 62), (TASK, -1), (TASK, 0)]
+)
+def test_an_acknowledgement_of_what_was_never_written_counts_for_nothing(
+    topic: str, seq: int
+) -> None:
+    bench = Bench(3)
+    bench.give(submit(1, min_replicas=2))
+    bench.commit()
+    bench.give(ins.AckReceived(bench.others[0].author, topic, seq))
+    bench.tick(1.0)
+    assert bench.answer(1) is None
+
+
+def test_an_acknowledgement_counts_once_and_never_backwards() -> None:
+    bench = Bench(3)
+    bench.give(submit(1, min_replicas=3))
+    bench.commit()
+    reach = bench.node.book.own_committed(TASK)
+    first, second = (other.author for other in bench.others)
+    for _ in range(3):
+        bench.give(ins.AckReceived(first, TASK, reach), ins.AckReceived(first, TASK, 1))
+    assert bench.answer(1) is None
+    bench.give(ins.AckReceived(second, TASK, reach))
+    answer = bench.answer(1)
+    assert answer is not None
+    assert answer.value[0][1] == 3
+
+
+def test_capabilities_that_have_not_changed_are_not_written_again() -> None:
+    bench = Bench(1)
+    before = bench.kinds().count("CapabilitiesAdvertised")
+    bench.give(ins.Advertise(advert(bench.me.name)))
+    assert bench.kinds().count("CapabilitiesAdvertised") == before
+    bench.give(ins.Advertise(advert(bench.me.name, slots=7)))
+    assert bench.kinds().count("CapabilitiesAdvertised") == before + 1
+
+
+def test_new_capabilities_let_what_waits_be_placed() -> None:
+    bench = Bench(1)
+    task = parse_task({**ECHO, "requires": {"labels": {"room": "attic"}}, "failover": "queue"})
+    bench.give(ins.Submit(1, [task], [bytes(16)]))
+    assert "TaskPlaced" not in bench.kinds()
+    bench.give(ins.Advertise(advert(bench.me.name, labels={"room": "attic"})))
+    bench.tick(0.05)
+    assert "TaskPlaced" in bench.kinds()
+
+
+def test_a_cancellation_of_an_unknown_task_is_nothing() -> None:
+    bench = Bench(1)
+    before = len(bench.kinds())
+    bench.give(ins.Cancel(TaskId(bytes(16))))
+    assert len(bench.kinds()) == before
+
+
+def test_an_empty_request_is_answered() -> None:
+    bench = Bench(1)
+    bench.give(ins.Submit(1, [], []))
+    bench.commit()
+    bench.tick(0.05)
+    assert bench.answer(1) == fx.Answer(1, [])
+
+
+def test_is_settled_means_on_the_disk() -> None:
+    bench = Bench(1)
+    bench.give(submit(1))
+    (task,) = bench.state.tasks.values()
+    bench.commit()
+    (start,) = bench.effects(fx.Start)
+    bench.give(ins.AttemptEnded(start.attempt, True, "", b"r", bytes(32), False, 0, 0))
+    assert task.settled is not None
+    assert not bench.node.is_settled(task)
+    bench.commit()
+    assert bench.node.is_settled(task)
+
+
+# What waits says why.
+
+
+def test_a_task_that_waits_says_for_what() -> None:
+    bench = Bench(1)
+    never = parse_task({**ECHO, "requires": {"cores": 99}, "failover": "queue"})
+    bench.give(ins.Submit(1, [never], [bytes(16)]))
+    (task,) = bench.state.tasks.values()
+    leader = bench.node.leader
+    assert leader.waiting_reason(task) == "waits for a device that can run it"
+    bench.give(submit(2, 40))
+    busy = [t for t in bench.state.tasks.values() if not t.attempts and t is not task]
+    assert leader.waiting_reason(busy[0]) == "waits for a free place"
+    placed = next(t for t in bench.state.tasks.values() if t.attempts)
+    assert leader.waiting_reason(placed) is None
+
+
+def test_a_task_between_two_attempts_says_so() -> None:
+    bench = Bench(1)
+    retry = parse_task({**ECHO, "retry": {"max_attempts": 2, "backoff_s": 9}})
+    bench.give(ins.Submit(1, [retry], [bytes(16)]))
+    bench.commit()
+    (start,) = bench.effects(fx.Start)
+    ended = ins.AttemptEnded(start.attempt, False, "tool_failed", b"r", bytes(32), False, 0, 0)
+    bench.give(ended)
+    (task,) = bench.state.tasks.values()
+    reason = bench.node.leader.waiting_reason(task)
+    assert reason == "waits before its next attempt"
+
+
+# The book.
+
+
+def book() -> Book:
+    history = History(1)
+    state = State(history.cluster)
+    return Book(history.founder.author, state, HybridClock(max_ahead_ms=1), LIMITS)
+
+
+def test_a_feed_begins_with_nothing_and_remembers_what_it_went_through() -> None:
+    limits = msgspec.structs.replace(LIMITS, recent_hashes_max=3)
+    history = History(1)
+    mine = Book(history.founder.author, State(history.cluster), HybridClock(max_ahead_ms=1), limits)
+    end = mine.end(Feed(history.founder.author, TASK))
+    assert (end.seq, end.hlc, end.hash_at(0)) == (0, 0, end.hash)
+    for _ in range(4):
+        history.founder.write(CancelRequested(bytes(16)))
+    mine.load(history.founder.feeds[TASK])
+    hashes = [event.hash for event in history.founder.feeds[TASK]]
+    assert [end.hash_at(seq) for seq in (5, 4, 3)] == hashes[:1:-1]
+    assert end.hash_at(2) is None, "long gone"
+    assert end.hash_at(6) is None, "not there yet"
+
+
+def test_nothing_is_written_before_the_node_may() -> None:
+    with pytest.raises(AssertionError):
+        book().write(LeaderClaimed(1, b""), ins.Now(0.0, START_MS), fx.Outbox())
+
+
+def test_what_is_written_is_later_than_all_that_was_adopted() -> None:
+    history = History(1)
+    ahead = history.founder
+    ahead.hlc += 1 << 45
+    ahead.write(CancelRequested(bytes(16)))
+    mine = Book(ahead.author, State(history.cluster), HybridClock(max_ahead_ms=1), LIMITS)
+    out = fx.Outbox()
+    for event in ahead.feeds[TASK]:
+        mine.take(event, out)
+    mine.may_write = True
+    event = mine.write(LeaderClaimed(1, b""), ins.Now(0.0, START_MS), out)
+    assert event.hlc > ahead.feeds[TASK][-1].hlc
+
+
+def test_heads_have_one_hash_whatever_the_order_in_which_they_came() -> None:
+    heads = {
+        Feed(Author(bytes([n]) * 32), topic): Head(n, EventHash(bytes([n]) * 32))
+        for n in (1, 2, 3)
+        for topic in (TASK, RESULT)
+    }
+    one, other = book(), book()
+    one.commit(heads)
+    other.commit(dict(reversed(heads.items())))
+    assert one.heads_hash() == other.heads_hash()
+    other.commit({Feed(Author(bytes([9]) * 32), TASK): Head(1, EventHash(bytes(32)))})
+    assert one.heads_hash() != other.heads_hash()
+
+
+def test_only_what_was_committed_is_committed() -> None:
+    mine = book()
+    author = mine.author
+    assert not mine.is_committed(author, TASK, 1)
+    assert mine.own_committed(TASK) == 0
+    mine.commit({Feed(author, TASK): Head(5, EventHash(bytes(32)))})
+    assert mine.is_committed(author, TASK, 5)
+    assert not mine.is_committed(author, TASK, 6)
+    assert not mine.is_committed(author, RESULT, 1)
+    assert mine.own_committed(TASK) == 5
+
+
+# A leader that can't write.
+
+
+def test_a_leader_that_can_not_write_gives_nothing_up_and_does_so_when_it_can() -> None:
+    bench = Bench(3)
+    other = bench.others[0]
+    other.write(advert(other.name))
+    bench.receive(other)
+    task = parse_task({**ECHO, "device_filter": "network"})
+    bench.give(ins.Submit(1, [task] * 3, [bytes([n]) * 16 for n in range(3)]))
+    bench.commit()
+    placed = [
+        task
+        for task in bench.state.tasks.values()
+        if any(attempt.device == other.author for attempt in task.attempts)
+    ]
+    assert placed
+    bench.give(ins.CommitFailed("disk_full"), ins.PeerDisconnected(other.author))
+    for _ in range(10):
+        bench.tick(0.05)
+    assert other.author not in bench.node.peers.present
+    third = bench.others[1]
+    third.write(CancelRequested(bytes(16)))
+    bench.give(ins.FrameReceived(None, bench.frame(third)))
+    for task in placed:
+        bench.state.touch(task)
+    bench.tick(0.05)
+    assert "AttemptLost" not in bench.kinds()
+    bench.give(ins.Committed({}))
+    bench.tick(0.05)
+    assert bench.kinds().count("AttemptLost") == len(placed)
+
+
+# Own events that come back.
+
+
+def test_what_an_earlier_run_of_this_node_had_ended_is_not_started_again() -> None:
+    history = History(2)
+    history.admit_all()
+    founder, me = history.devices
+    history.write(me, advert(me.name))
+    config = NodeConfig(me.author, me.name, 1, LOCAL, 1)
+    now = ins.Now(0.0, START_MS)
+    node = Node(config, State(history.cluster), now)
+    sign(me, me.feeds[TASK])
+    node.load(history.written)
+    node.loaded()
+    known = len(founder.feeds[TASK])
+    claim = founder.write(LeaderClaimed(1, b"")).hash
+    task = history.submit(founder)
+    attempts = [history.place(founder, task, me, claim) for _ in range(2)]
+    history.complete(me, task, attempts[1])
+    out = fx.Outbox()
+    node.step(ins.Advertise(advert(me.name)), now, out)
+    node.step(ins.HeadsReceived(founder.author, {}, False), now, out)
+    assert node.open
+    assert not node.book.has_written
+    frame = sign(founder, founder.feeds[TASK][known:])
+    node.step(ins.FrameReceived(founder.author, frame), now, out)
+    assert list(node.device.running) == attempts[:1]
+    returned = sign(me, me.feeds[RESULT])
+    node.step(ins.FrameReceived(founder.author, returned), now, out)
+    ended = ins.AttemptEnded(attempts[0], True, "", b"r", bytes(32), False, 0, 0)
+    node.step(ended, now, out)
+    assert [e.attempt for e in (*out.at_once, *out.then) if isinstance(e, fx.Start)] == attempts[:1]

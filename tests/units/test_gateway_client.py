@@ -1,0 +1,295 @@
+"""The Python client, on trio and on asyncio, against the API on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kowalski_node.client import Client
+from kowalski_node.client.answers import problem_of
+from kowalski_node.client.server_events import EVENT_SIZE_BYTES_MAX, EventReader
+from kowalski_node.views import ErrorView, EventView, OutputChunk, ResultView, TaskView
+from kowalski_protocol.errors import Problem
+from tests.ports.api_world import Served, served
+
+Story = Callable[[Client, Served], Awaitable[None]]
+ECHO = {"tool": "echo", "args": {"value": 5}}
+SLEEP = {"tool": "sleep", "args": {"seconds": 60}}
+
+
+def _on_trio(story: Callable[[], Awaitable[None]]) -> None:
+    trio.run(story)
+
+
+def _on_asyncio(story: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await story()
+
+    asyncio.run(main())
+
+
+@pytest.fixture(params=[_on_trio, _on_asyncio], ids=["trio", "asyncio"])
+def tell(request: pytest.FixtureRequest) -> Callable[[Story], None]:
+    """Runs a story with a client on one of the two loops."""
+
+    def run(story: Story) -> None:
+        with served() as api:
+
+            async def main() -> None:
+                async with Client(api.url) as client:
+                    await story(client, api)
+
+            request.param(main)
+
+    return run
+
+
+def test_a_task_is_submitted_and_its_result_awaited(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, _: Served) -> None:
+        handle = await client.submit("tool", ECHO, labels={"a": "b"}, priority=3)
+        assert handle.replicas == 2
+        view = await handle.result(5)
+        assert (view.id, view.state, view.outcome) == (handle.id, "settled", "completed")
+        assert view.result is not None
+        assert view.result.value == 5
+        assert (view.labels, view.priority) == ({"a": "b"}, 3)
+        assert (await handle.why()).steps[0].what == "TaskSubmitted"
+        assert (await client.run("tool", ECHO, wait_s=5)).outcome == "completed"
+
+    tell(story)
+
+
+def test_a_wait_without_a_limit_lasts_until_the_end(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, api: Served) -> None:
+        handle = await client.submit("tool", SLEEP)
+        asked = threading.Event()
+        wait = api.node.wait
+
+        async def wait_watched(task_id: str, wait_s: float) -> TaskView:
+            asked.set()
+            return await wait(task_id, wait_s)
+
+        api.node.wait = wait_watched
+
+        def end_it() -> None:
+            assert asked.wait(5)
+            api.do(lambda: api.node.settle(handle.id, ResultView(True, value=1)))
+
+        thread = threading.Thread(target=end_it)
+        thread.start()
+        assert (await handle.result()).outcome == "completed"
+        thread.join()
+
+    tell(story)
+
+
+def test_a_wait_with_a_limit_shows_the_task_as_it_stands(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, _: Served) -> None:
+        handle = await client.submit("tool", SLEEP)
+        assert (await handle.result(0.01)).state == "submitted"
+        assert (await handle.cancel()).outcome == "cancelled"
+        assert (await client.run("tool", SLEEP, wait_s=0.01)).state == "submitted"
+
+    tell(story)
+
+
+def test_a_batch_gives_a_handle_each_and_results_as_they_settle(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(client: Client, api: Served) -> None:
+        specs = [{"kind": "tool", "payload": SLEEP}]
+        specs += [
+            {"kind": "tool", "payload": {"tool": "echo", "args": {"value": n}}} for n in range(1500)
+        ]
+        handles = await client.batch(specs)
+        values: list[Any] = []
+        async for view in client.results(handles):
+            assert view.result is not None
+            values.append(view.result.value)
+            if len(values) == 1500:
+                api.do(lambda: api.node.settle(handles[0].id, ResultView(True, value="last")))
+        assert values == [*range(1500), "last"]
+
+    tell(story)
+
+
+def test_what_the_node_refuses_is_raised_with_its_code(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, api: Served) -> None:
+        with pytest.raises(Problem) as problem:
+            await client.submit("dance", {})
+        assert problem.value.code == "unknown_kind"
+        api.node.refuse_with = Problem("disk_full", "The disk is full.", mend="kowalski status")
+        with pytest.raises(Problem) as problem:
+            await client.submit("tool", ECHO)
+        assert (problem.value.code, problem.value.mend) == ("disk_full", "kowalski status")
+        for name in ("../../x", "", "?", "#", "a/b", "%2e"):
+            with pytest.raises(Problem) as problem:
+                await client.result(name, 0)
+            assert problem.value.code == "not_found"
+
+    tell(story)
+
+
+def test_the_cluster_its_events_invites_and_weights(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, api: Served) -> None:
+        assert await client.health()
+        api.node.is_ready = False
+        assert not await client.health()
+        cluster = await client.cluster()
+        assert cluster.devices[0].id == cluster.self
+        handle = await client.submit("tool", ECHO)
+        events: list[EventView] = []
+        async with contextlib.aclosing(client.events(after=1)) as stream:
+            async for event in stream:
+                events.append(event)
+                if event.kind == "TaskSettled":
+                    break
+        assert [event.position for event in events] == [2, 3, 4]
+        assert events[0].body == {"task": handle.id}
+        assert [event async for event in client.events(3, follow=False)] == events[-1:]
+        assert (await client.invite("admin")).role == "admin"
+        await client.set_weights("tool", {"cpu": 2})
+        assert (await client.weights())["tool"] == {"cpu": 2.0}
+        page = await client.tasks(limit=1)
+        assert [view.id for view in page.tasks] == [handle.id]
+
+    tell(story)
+
+
+def test_output_is_followed_to_its_end(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, api: Served) -> None:
+        handle = await client.submit("tool", SLEEP)
+        api.do(lambda: api.node.say(handle.id, "one\n"))
+        failed = ResultView(False, error=ErrorView("tool_failed", "It failed."))
+        chunks: list[OutputChunk] = []
+        async for chunk in handle.output():
+            chunks.append(chunk)
+            if len(chunks) == 1:
+                api.do(lambda: api.node.say(handle.id, "two\n", "stderr"))
+                api.do(lambda: api.node.settle(handle.id, failed))
+        assert [(chunk.stream, chunk.text) for chunk in chunks] == [
+            ("stdout", "one\n"),
+            ("stderr", "two\n"),
+        ]
+
+    tell(story)
+
+
+def test_blobs_travel_by_file_and_by_bytes(tell: Callable[[Story], None], tmp_path: Path) -> None:
+    blob = bytes(range(256)) * 4000
+    (tmp_path / "in").write_bytes(blob)
+
+    async def story(client: Client, api: Served) -> None:
+        by_file = await client.put_blob(tmp_path / "in")
+        by_bytes = await client.put_blob(blob)
+        assert by_file == by_bytes == hashlib.sha256(blob).hexdigest()
+        assert await client.get_blob(by_file) == blob
+        assert await client.save_blob(by_file, tmp_path / "out") == len(blob)
+        assert (tmp_path / "out").read_bytes() == blob
+        api.node.blobs[by_file] = b"something else"
+        with pytest.raises(Problem) as problem:
+            await client.save_blob(by_file, tmp_path / "wrong")
+        assert problem.value.code == "bad_answer"
+
+    tell(story)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_token_is_sent_and_a_wrong_one_refused() -> None:
+    async def main(url: str) -> None:
+        async with Client(url, token="right") as client:
+            assert await client.health()
+        for token in ("wrong", None):
+            async with Client(url, token=token) as client:
+                with pytest.raises(Problem) as problem:
+                    await client.cluster()
+                assert problem.value.code == "unauthorized"
+
+    with served(token="right") as api:
+        trio.run(main, api.url)
+
+
+def test_a_node_that_is_not_there_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def main() -> None:
+        async with Client(f"http://127.0.0.1:{port}") as client:
+            for ask in (client.cluster, client.health, partial(client.get_blob, "0" * 64)):
+                with pytest.raises(Problem) as problem:
+                    await ask()
+                assert problem.value.code == "node_unreachable"
+                assert problem.value.mend == "kowalski-node"
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]",
+        b'HTTP/1.1 500 E\r\ncontent-length: 15\r\n\r\n{"error": "no"}',
+        b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+def test_what_is_no_node_is_a_bad_answer(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+
+        async def main() -> None:
+            async with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as client:
+                with pytest.raises(Problem) as problem:
+                    await client.cluster()
+                assert problem.value.code == "bad_answer"
+
+        trio.run(main)
+        thread.join()
+
+
+@pytest.mark.parametrize(("status", "code"), [(409, "bad_request"), (503, "internal")])
+def test_a_newer_nodes_unknown_code_keeps_its_sentence(status: int, code: str) -> None:
+    body = b'{"error": {"code": "moon_wrong", "message": "The moon is wrong.", "new_field": 1}}'
+    problem = problem_of(status, body, "http://127.0.0.1")
+    assert problem.code == code
+    assert problem.sentence == "The moon is wrong. (moon_wrong)"
+
+
+def test_a_stream_is_read_the_same_however_it_is_cut() -> None:
+    stream = (
+        b": open\n\nid: 1\ndata: {}\n\n: keep-alive\n\nevent: end\r\ndata: a\r\ndata:b\r\n\r\n"
+        b"unknown: x\n\n"
+    )
+    whole = EventReader().feed(stream)
+    assert [(event.kind, event.data) for event in whole] == [("message", b"{}"), ("end", b"a\nb")]
+    for size in range(1, 9):
+        reader = EventReader()
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert [event for piece in pieces for event in reader.feed(piece)] == whole
+
+
+def test_a_stream_without_an_end_of_line_is_given_up() -> None:
+    reader = EventReader()
+    for _ in range(EVENT_SIZE_BYTES_MAX // 2**20):
+        reader.feed(b"x" * 2**20)
+    with pytest.raises(Problem) as problem:
+        reader.feed(b"x")
+    assert problem.value.code == "bad_answer"
