@@ -7,6 +7,7 @@ shows.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import base58
@@ -83,12 +84,14 @@ def is_weak_key(author: bytes) -> bool:
     return y in _SMALL_ORDER_Y
 
 
+@lru_cache(maxsize=1024)
 def peer_id(author: bytes) -> str:
     """The libp2p peer ID of a public key."""
     assert len(author) == PUBLIC_KEY_SIZE_BYTES
     return base58.b58encode(_MULTIHASH_PREFIX + author).decode("ascii")
 
 
+@lru_cache(maxsize=1024)  # base58 takes a tenth of a millisecond, and each task may name a device
 def author_of(text: str) -> Author | None:
     """The public key of a peer ID; None where the text is not an Ed25519 peer ID."""
     if not 40 <= len(text) <= 60:

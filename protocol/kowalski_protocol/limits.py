@@ -94,6 +94,8 @@ class Timers(msgspec.Struct, frozen=True):
     """Between two telemetry samples."""
     replica_wait_s: float
     """How long a submission waits for one more node to hold it."""
+    commit_linger_s: float
+    """How long events of others wait for more to share their commit where no work waits for it."""
     takeover_wait_s: float
     """How long a new leader listens to the others before its first placement."""
     pull_timeout_s: float
@@ -124,6 +126,7 @@ LAN: Final = Timers(
     starved_factor=2.0,
     sample_s=2.0,
     replica_wait_s=0.1,
+    commit_linger_s=0.01,
     takeover_wait_s=0.2,
     pull_timeout_s=5.0,
     anti_entropy_s=3.0,

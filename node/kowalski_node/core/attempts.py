@@ -9,13 +9,16 @@ and back is never waited for and a lost device never held more than moments of w
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from kowalski_ledger.state import Attempt, Task
 from kowalski_protocol.ids import Author, EventHash, TaskId
 
 PREFETCH_S = 0.1
 """How much work a device may hold ahead; several commits and round trips."""
-OWN_PREFETCH_S = 0.012
+OWN_PREFETCH_S = 0.016
+BRIEF_RUN_S = 0.002
+"""Runs shorter than this cost less than what is written about them."""
 LONG_RUN_S = 0.5
 """From here on a task waiting behind another costs more than a round trip: no prefetch."""
 _SMOOTHING = 0.2
@@ -48,6 +51,8 @@ class Attempts:
         self.counts: dict[Author, int] = {}
         """How many attempts are under way on each device."""
         self.completed: dict[Author, int] = {}
+        self._burst: dict[Author, int] = {}
+        """The same when the burst began."""
         self._run_s: dict[str, float] = {}
 
     def update(self, task: Task) -> None:
@@ -82,11 +87,13 @@ class Attempts:
             return
         self._run_s[kind] = run_s if old is None else old + _SMOOTHING * (run_s - old)
 
-    def prefetch(self, kind: str, slots: int, *, own: bool = False) -> int:
+    def prefetch(self, kind: str, slots: int, *, own: bool = False, lead: int = 0) -> int:
         """How many attempts of a class a device may hold beyond its slots.
 
         The leader's own device waits for a commit and not for a round trip, so it needs less ahead;
-        with as much as the others it would take most of every burst to itself.
+        with as much as the others it would take most of every burst to itself. Of brief runs it
+        gets as many fewer as it is in the `lead` by: there the work is in the writing, and its own
+        is to place.
         """
         run_s = self._run_s.get(kind)
         if run_s is None:
@@ -94,4 +101,16 @@ class Attempts:
         if run_s >= LONG_RUN_S:
             return 0
         ahead_s = OWN_PREFETCH_S if own else PREFETCH_S
-        return max(1, min(self._prefetch_max, math.ceil(slots * ahead_s / max(run_s, 1e-4))))
+        ahead = max(1, min(self._prefetch_max, math.ceil(slots * ahead_s / max(run_s, 1e-4))))
+        return max(0, ahead - max(0, lead)) if own and run_s < BRIEF_RUN_S else ahead
+
+    def begin_burst(self) -> None:
+        """Work waits again after none did: what each device finishes from here on is compared."""
+        self._burst = dict(self.completed)
+
+    def lead(self, device: Author, others: Collection[Author]) -> int:
+        """By how many runs a device is ahead of the mean of others in this burst."""
+        if not others:
+            return 0
+        done = {a: self.completed.get(a, 0) - self._burst.get(a, 0) for a in (device, *others)}
+        return done[device] - sum(done[a] for a in others) // len(others)

@@ -116,6 +116,7 @@ class Book:
         end.advance(event)
         fold(self.state, event)
         out.append.append(event)
+        out.has_own = True
         return event
 
     def commit(self, heads: dict[Feed, Head]) -> None:

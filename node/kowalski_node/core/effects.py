@@ -133,9 +133,17 @@ Effect = (
 class Outbox:
     """What one step (or several in a row) wants done."""
 
-    __slots__ = ("append", "at_once", "then")
+    __slots__ = ("append", "at_once", "has_own", "then")
 
     def __init__(self) -> None:
         self.append: list[Event] = []
+        self.has_own = False
+        """Whether `append` holds events of this node."""
         self.then: list[Effect] = []
         self.at_once: list[Effect] = []
+
+    def is_awaited(self) -> bool:
+        """Whether work stands still until the commit; else it may wait a moment for more events."""
+        if self.has_own or not self.append:
+            return True
+        return not all(isinstance(e, Acknowledge | Settled) for e in self.then)

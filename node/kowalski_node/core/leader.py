@@ -259,6 +259,8 @@ class Leader:
         spec = task.spec
         assert spec is not None, "what has ended does not wait for a place"
         key = (_class(spec), task.submitter)
+        if not len(self.queue):
+            self._attempts.begin_burst()
         # Work that was lost stands where it stood, not behind all that came since.
         arrived_s = self._arrived_s.setdefault(task.id, now.mono_s)
         self.queue.add(task.id, key, spec.priority, arrived_s)
@@ -290,8 +292,7 @@ class Leader:
             prefetch = prefetches.setdefault(kind, {})
             for c in live:
                 if c.author not in prefetch:
-                    own = c.author == self._book.author
-                    prefetch[c.author] = self._attempts.prefetch(kind, c.slots, own=own)
+                    prefetch[c.author] = self._prefetch(kind, c, live)
             tried = frozenset(attempt.device for attempt in task.attempts)
             shown = self._limits.considered_max
             placed = choose(live, self._attempts.counts, prefetch, shown, tried)
@@ -309,6 +310,13 @@ class Leader:
             self._book.write(body, now, out)
             self.queue.serve(task_id)
             self._attempts.update(task)
+
+    def _prefetch(self, kind: str, candidate: Candidate, live: list[Candidate]) -> int:
+        if candidate.author != self._book.author:
+            return self._attempts.prefetch(kind, candidate.slots)
+        others = [c.author for c in live if c is not candidate]
+        lead = self._attempts.lead(candidate.author, others)
+        return self._attempts.prefetch(kind, candidate.slots, own=True, lead=lead)
 
     def _refresh_classes(self, now: Now) -> None:
         state = self._book.state

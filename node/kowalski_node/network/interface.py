@@ -81,7 +81,7 @@ class NetworkOptions:
     gossip_bundle_bytes: int = 256 * KIBIBYTE
     """Items that wait are bundled up to this; larger bundles measured no faster and delay others.
     """
-    gossip_linger_s: float = 0.02
+    gossip_linger_s: float = 0.1
     """How long an item may wait for others to share its message; lanes carry what is urgent."""
     gossip_queue_bytes: int = 8 * MEBIBYTE
     gossip_heartbeat_s: float = 1.0
