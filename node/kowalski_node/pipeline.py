@@ -1,12 +1,8 @@
-"""The loop around the core: inputs in, one commit at a time, effects out in the order that the core
-states.
+"""The loop around the core: inputs in, one commit at a time, effects out.
 
-Two tasks. The *stepper* hands inputs to the core as they come and gathers what it wants done; what
-depends on nothing is done at once. The *committer* takes all that was gathered, signs the own
-events as one frame per feed, writes everything in one transaction, and only then publishes the
-frames and carries out what had to wait. While one commit is under way the next fills, so under load
-commits and frames grow instead of queues. What only others wrote, and no work waits for, lingers
-for a moment: a bystander of many tasks commits once for several of them.
+Two tasks. The *stepper* hands inputs to the core as they come, and what depends on nothing is done
+at once. The *committer* writes what was gathered in one transaction and then does what had to wait.
+The order is that of `core.commits`.
 """
 
 from __future__ import annotations
@@ -21,12 +17,12 @@ import trio
 
 from kowalski_ledger.port import EventStore
 from kowalski_protocol.errors import Problem
-from kowalski_protocol.feeds import Event, Feed, Head, encode_frame, signed_message
+from kowalski_protocol.feeds import Event
 from kowalski_protocol.identity import Identity
-from kowalski_protocol.limits import Limits
 
-from .core.effects import Effect, Outbox
-from .core.inputs import CommitFailed, Committed, Input, Now
+from .core.commits import Commit, Commits
+from .core.effects import Effect
+from .core.inputs import CommitFailed, Input, Now
 from .core.node import Node
 
 _log = logging.getLogger("kowalski.pipeline")
@@ -63,31 +59,6 @@ def now() -> Now:
     return Now(time.monotonic(), time.time_ns() // 1_000_000)
 
 
-def cut_frames(events: Sequence[Event], identity: Identity, limits: Limits) -> list[list[Event]]:
-    """Signs the own events of a commit, as few runs per topic as the limits allow."""
-    by_topic: dict[str, list[Event]] = {}
-    for event in events:
-        if event.author == identity.author and event.signature is None:
-            by_topic.setdefault(event.topic, []).append(event)
-    frames: list[list[Event]] = []
-    for run in by_topic.values():
-        current: list[Event] = []
-        size = 0
-        for event in run:
-            more = len(event.body) + len(event.attachment or b"") + len(event.kind) + 32
-            if current and (
-                size + more > limits.frame_cut_bytes or len(current) >= limits.frame_events_max
-            ):
-                frames.append(current)
-                current, size = [], 0
-            current.append(event)
-            size += more
-        frames.append(current)
-    for frame in frames:
-        frame[-1].signature = identity.sign(signed_message(frame[-1].hash))
-    return frames
-
-
 class Pipeline:
     """Feeds one core and commits what comes of it."""
 
@@ -101,15 +72,13 @@ class Pipeline:
     ) -> None:
         self._node = node
         self._store = store
-        self._identity = identity
         self._carrier = carrier
         self._clock = clock
-        self._limits = node.config.limits
+        self._commits = Commits(node, identity, node.config.limits)
         self._linger_s = node.config.timers.commit_linger_s
         self._inputs: deque[Input] = deque()
         self._wake_stepper = trio.Event()
         self._wake_committer = trio.Event()
-        self._gathered = Outbox()
         self.commits = 0
         self.events_committed = 0
         self.steps = 0
@@ -137,56 +106,44 @@ class Pipeline:
                 await trio.lowlevel.checkpoint()
 
     def _step_some(self, inputs_max: int = INPUTS_PER_TURN) -> None:
-        out = self._gathered
-        taken = len(out.append)
-        step, clock, inputs = self._node.step, self._clock, self._inputs
+        commits = self._commits
+        taken = len(commits.gathered.append)
+        step, clock, inputs = commits.step, self._clock, self._inputs
         for _ in range(min(len(inputs), inputs_max)):
-            step(inputs.popleft(), clock(), out)
+            step(inputs.popleft(), clock())
             self.steps += 1
-        if len(out.append) > taken:
-            self._carrier.received(out.append[taken:])
-        if out.at_once:
-            at_once, out.at_once = out.at_once, []
-            for effect in at_once:
-                self._carrier.carry_out(effect)
-        if out.append or out.then:
+        if len(commits.gathered.append) > taken:
+            self._carrier.received(commits.gathered.append[taken:])
+        for effect in commits.at_once():
+            self._carrier.carry_out(effect)
+        if commits.is_wanted:
             self._wake_committer.set()
 
     async def _commit_forever(self) -> None:
         while True:
             await self._wake_committer.wait()
             await self._linger()
-            gathered, self._gathered = self._gathered, Outbox()
-            if gathered.at_once:
-                self._gathered.at_once = gathered.at_once
-            await self._commit(gathered)
+            await self._commit(self._commits.begin())
 
     async def _linger(self) -> None:
         """Waits for more where nothing stands still meanwhile: a commit takes a millisecond."""
         with trio.move_on_after(self._linger_s):
-            while not self._gathered.is_awaited():
+            while not self._commits.gathered.is_awaited():
                 self._wake_committer = trio.Event()
                 await self._wake_committer.wait()
         self._wake_committer = trio.Event()
 
-    async def _commit(self, gathered: Outbox) -> None:
-        events = gathered.append
-        if events:
-            frames = cut_frames(events, self._identity, self._limits)
-            position = await self._append(events)
+    async def _commit(self, commit: Commit) -> None:
+        if commit.events:
+            position = await self._append(commit.events)
             self.commits += 1
-            self.events_committed += len(events)
-            heads: dict[Feed, Head] = {}
-            for event in events:
-                heads[Feed(event.author, event.topic)] = Head(event.seq, event.hash)
-            for frame in frames:
-                data = encode_frame(self._node.state.cluster, frame)
-                self._carrier.publish(frame[0].topic, data)
-            # At once and not in its turn: whom an effect below wakes asks the core what is durable.
-            self._inputs.appendleft(Committed(heads))
+            self.events_committed += len(commit.events)
+            for topic, data in commit.messages(self._node.state.cluster):
+                self._carrier.publish(topic, data)
+            self._inputs.appendleft(commit.committed())
             self._step_some(1)
-            self._carrier.committed(events, position)
-        for effect in gathered.then:
+            self._carrier.committed(commit.events, position)
+        for effect in commit.then:
             self._carrier.carry_out(effect)
 
     async def _append(self, events: Sequence[Event]) -> int:

@@ -28,13 +28,14 @@ from kowalski_protocol.invites import decode_token, invite_hash
 from kowalski_protocol.limits import LIMITS
 
 from .blobs import Blobs
+from .core.commits import cut_frames
 from .core.effects import Outbox
 from .core.node import Node, NodeConfig
 from .door import join
 from .executor import Capabilities, Executor
 from .home import Home
 from .options import NodeOptions
-from .pipeline import cut_frames, now
+from .pipeline import now
 from .runtime import ADDRESSES_META, Runtime
 from .sampler import Hardware, hardware
 

@@ -61,6 +61,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Different devices that an unfinished task may lose before it is `dead`: it may be what kills
     them.
     """
+    losses_max: int = 9
+    """The same where it loses fewer devices again and again, as in a cluster of two."""
     attempts_max: int = 100
     """`retry.max_attempts` at most."""
     timeout_s_max: float = 7 * 86400.0

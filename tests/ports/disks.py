@@ -15,7 +15,7 @@ from typing import Protocol
 
 from kowalski_ledger.port import EventStore
 from kowalski_ledger.store import Store, open_store
-from tests.ports.memory_store import MemoryDisk, MemoryStore
+from simulations.disk import MemoryDisk, MemoryStore
 
 
 class Disk(Protocol):

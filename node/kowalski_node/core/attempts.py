@@ -9,10 +9,11 @@ and back is never waited for and a lost device never held more than moments of w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from kowalski_ledger.state import Attempt, Task
 from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.limits import Limits
 
 PREFETCH_S = 0.1
 """How much work a device may hold ahead; several commits and round trips."""
@@ -38,6 +39,15 @@ def lost_with(attempt: Attempt) -> bool:
     return attempt.lost is not None or (
         end.code == "restarted" and attempt.started_hash is not None
     )
+
+
+def takes_devices(lost: Sequence[Author], limits: Limits) -> bool:
+    """Whether a task has lost so many devices that it may be what takes them.
+
+    `lost` has the device of each attempt that was lost with it. Where there are few devices, one of
+    them is lost again and again.
+    """
+    return len(set(lost)) >= limits.device_losses_max or len(lost) >= limits.losses_max
 
 
 class Attempts:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 
-from kowalski_ledger.state import Claim, Task
+from kowalski_ledger.state import Claim, State, Task
 from kowalski_protocol.codec import encode
 from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.limits import Limits, Timers
 from kowalski_protocol.tasks import TaskSpec
 
-from .attempts import Attempts, lost_with
+from .attempts import Attempts, lost_with, takes_devices
 from .book import Book
 from .effects import Outbox, SendHeads
-from .election import should_claim
+from .election import may_lead, should_claim
 from .inputs import Now
 from .peers import Peers
 from .placement import Candidate, Measure, Waiting, candidates, choose
@@ -61,6 +61,7 @@ class Leader:
         self._stopping = False
         self._claims_missing = 0
         self._seen: EventHash | None = None
+        self._followed: tuple[Claim | None, int, int] | None = None
         self._ready_s: float | None = None
         """When placing may begin; None while another leads."""
         self._claimed_s = 0.0
@@ -80,7 +81,10 @@ class Leader:
     def elect(self, now: Now, out: Outbox) -> None:
         """Claims if it is this node's turn, and notices who leads."""
         state = self._book.state
-        self._seek_claim(out)
+        if len(state.claims_waiting) != self._claims_missing:
+            self._seek_claim(out)
+        if self._is_followed(state):
+            return  # As after nearly every step.
         self._notice(state.leader, now, out)
         if (
             self._book.may_write
@@ -98,6 +102,18 @@ class Leader:
         self._notice(state.leader, now, out)
         if self._ready_s is not None and not self.is_ready:
             self._get_ready(now, out)
+        self._followed = (state.leader, state.members_version, state.adverts_version)
+
+    def _is_followed(self, state: State) -> bool:
+        """Whether all is as it was when the leader was last looked at, and it lives."""
+        leader = state.leader
+        return (
+            leader is not None
+            and self._followed == (leader, state.members_version, state.adverts_version)
+            and leader.author in self._peers.writers
+            and may_lead(state, leader.author)
+            and (self.is_ready or self._ready_s is None)
+        )
 
     def _notice(self, leader: Claim | None, now: Now, out: Outbox) -> None:
         if leader is None or leader.hash == self._seen:
@@ -212,12 +228,12 @@ class Leader:
         if task.settled is not None or spec is None or task.cancel is not None:
             return False
         failures = 0
-        lost: set[Author] = set()
+        lost: list[Author] = []
         under_way = False
         for attempt in task.attempts:
             end = attempt.end
             if lost_with(attempt):
-                lost.add(attempt.device)
+                lost.append(attempt.device)
             elif end is not None:
                 if end.kind == "completed":
                     return False
@@ -227,12 +243,12 @@ class Leader:
             elif self._book.may_write:
                 body = AttemptLost(task.id, attempt.hash, "device_lost")
                 self._book.write(body, now, out)
-                lost.add(attempt.device)
+                lost.append(attempt.device)
         if under_way or failures >= spec.max_attempts:
             return False
         if spec.failover == "fail" and lost:
             return False
-        return len(lost) < self._limits.device_losses_max
+        return not takes_devices(lost, self._limits)
 
     def _backoff_s(self, task: Task) -> float:
         spec = task.spec

@@ -14,7 +14,7 @@ from kowalski_protocol.events import TaskOwnershipMoved, TaskSettled
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.limits import Limits
 
-from .attempts import lost_with
+from .attempts import lost_with, takes_devices
 from .book import Book
 from .effects import FetchBlob, Outbox
 from .election import is_home, next_leader
@@ -58,11 +58,11 @@ class Owner:
         assert spec is not None, "only what is settled has none"
         completed: tuple[int, EventHash, Attempt, End] | None = None
         failed: list[tuple[int, Attempt, End]] = []
-        lost: set[Author] = set()
+        lost: list[Author] = []
         for attempt in task.attempts:
             end = attempt.end
             if lost_with(attempt):
-                lost.add(attempt.device)
+                lost.append(attempt.device)
             elif end is None:
                 continue
             elif end.kind == "completed":
@@ -80,7 +80,7 @@ class Owner:
             return ("timed_out" if end.code == "timed_out" else "failed"), attempt, end.code
         if lost and spec.failover == "fail":
             return "failed", None, "device_lost"
-        if len(lost) >= self._limits.device_losses_max:
+        if takes_devices(lost, self._limits):
             return "dead", None, "device_lost"
         return None
 

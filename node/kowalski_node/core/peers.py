@@ -200,24 +200,26 @@ class Peers:
 
     def refresh(self, members: Iterable[Author], now_s: float) -> tuple[set[Author], set[Author]]:
         """Computes anew who is alive; returns those who came and those who went."""
-        present = frozenset(m for m in members if self.is_present(m, now_s)) | {self._self}
-        self._present = present
-        alive = frozenset(m for m in present if not self._is_stopping(m))
-        writers = frozenset(m for m in alive if m == self._self or self._writes(m))
+        present, alive, writers = {self._self}, {self._self}, {self._self}
+        for author in members:
+            if author == self._self or not self.is_present(author, now_s):
+                continue
+            present.add(author)
+            heartbeat = self.by_author[author].heartbeat
+            if heartbeat is not None and not heartbeat.stopping:
+                alive.add(author)
+                if heartbeat.writes:
+                    writers.add(author)
         before = self._alive
-        if alive != before or writers != self.writers:
-            self._alive = alive
-            self.writers = writers
-            self.alive_version += 1
-        return set(alive - before), set(before - alive)
-
-    def _writes(self, author: Author) -> bool:
-        heartbeat = self.by_author[author].heartbeat
-        return heartbeat is not None and heartbeat.writes
-
-    def _is_stopping(self, author: Author) -> bool:
-        peer = self.by_author.get(author)
-        return peer is not None and peer.heartbeat is not None and peer.heartbeat.stopping
+        # Nearly always nothing has changed.
+        if present != self._present:
+            self._present = frozenset(present)
+        if alive == before and writers == self.writers:
+            return set(), set()
+        self._alive = frozenset(alive)
+        self.writers = frozenset(writers)
+        self.alive_version += 1
+        return alive - before, set(before - alive)
 
     @property
     def present(self) -> frozenset[Author]:

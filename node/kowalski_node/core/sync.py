@@ -73,6 +73,11 @@ class Sync:
         self._next_compare_s = 0.0
         self._compare_turn = 0
 
+    @property
+    def held_size_bytes(self) -> int:
+        """What waits for gaps to be filled."""
+        return self._held_size_bytes
+
     # Frames.
 
     def receive(self, data: bytes, peer: Author | None, now: Now, out: Outbox) -> None:

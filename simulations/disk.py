@@ -1,21 +1,34 @@
-"""A store whose disk is a list: what the conformance suite compares with and the simulator runs on.
+"""A store whose disk is a list.
 
-It keeps the promises of `kowalski_ledger.port.EventStore` and nothing of SQLite. What was made
-durable lives in a `MemoryDisk`, which outlives the store as a file outlives a process. No method
-ever waits, so a simulator without an event loop can step them by hand.
+It keeps the promises of `kowalski_ledger.port.EventStore`, and passes the same conformance suite as
+the SQLite store. What was made durable lives in a `MemoryDisk`, which outlives the store as a file
+outlives a process. No method ever waits, so the simulator, which has no event loop, runs them with
+`done`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
-from kowalski_ledger.group import Group
 from kowalski_ledger.port import Sample
 from kowalski_ledger.rows import EVENT_OVERHEAD_BYTES, HEADER_SIZE_BYTES_MAX
 from kowalski_protocol.errors import Problem
-from kowalski_protocol.feeds import Event, Feed, Head, encode_frame
+from kowalski_protocol.feeds import Event, Feed, Head, encode_frame, event_hash, genesis
 from kowalski_protocol.ids import Author, ClusterId, EventHash
 from kowalski_protocol.limits import LIMITS, Limits
+
+
+T = TypeVar("T")
+
+
+def done(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
 
 
 class MemoryDisk:
@@ -28,6 +41,36 @@ class MemoryDisk:
         self.samples: list[Sample] = []
         self.is_full = False
         self.is_failing = False
+        self.is_synchronous = True
+        """Whether a commit is on the disk when it returns; else it is once `sync` is called."""
+        self.synced = 0
+        """How many of the events a power cut leaves."""
+        self.commits: list[int] = []
+        """Where each commit ended."""
+
+    def sync(self) -> None:
+        """What was written is on the disk."""
+        self.synced = len(self.events)
+
+    def cut_power(self) -> int:
+        """Loses what was not on the disk yet; returns how many events that were."""
+        lost = len(self.events) - self.synced
+        self._keep_first(self.synced)
+        return lost
+
+    def set_back(self, share: float) -> bool:
+        """Becomes what it was when it held this share of its events; False where it is that."""
+        count = max((end for end in self.commits if end <= share * len(self.events)), default=0)
+        if not 0 < count < len(self.events):
+            return False
+        self._keep_first(count)
+        self.sync()
+        return True
+
+    def _keep_first(self, count: int) -> None:
+        del self.events[count:]
+        while self.commits and self.commits[-1] > count:
+            self.commits.pop()
 
 
 def _copy(event: Event, *, with_attachment: bool) -> Event:
@@ -52,8 +95,14 @@ class MemoryStore:
         self._limits = limits
         self._has_failed = False
         self._feeds: dict[Feed, list[Event]] = {}
+        self._heads: dict[Feed, Head] = {}
         for event in self.disk.events:
-            self._feeds.setdefault(Feed(event.author, event.topic), []).append(event)
+            self._keep(event)
+
+    def _keep(self, event: Event) -> None:
+        feed = Feed(event.author, event.topic)
+        self._feeds.setdefault(feed, []).append(event)
+        self._heads[feed] = Head(event.seq, event.hash)
 
     def _check_disk(self) -> None:
         self._has_failed = self._has_failed or self.disk.is_failing
@@ -81,23 +130,47 @@ class MemoryStore:
         return self.position
 
     def _write(self, events: Sequence[Event]) -> None:
-        heads = {feed: Head(run[-1].seq, run[-1].hash) for feed, run in self._feeds.items()}
-        ids = {feed: number for number, feed in enumerate(self._feeds, 1)}
-        Group(events, heads, ids, self.position)  # for its assertions
+        last: dict[Feed, Event] = {}
+        for event in events:
+            feed = Feed(event.author, event.topic)
+            before = last.get(feed) or self._heads.get(feed)
+            assert event.seq == (before.seq if before else 0) + 1, f"{event!r} does not follow"
+            last[feed] = event
+        for event in last.values():
+            assert event.signature is not None, f"{event!r} ends no frame"
         self._check_disk()
         for event in events:
             kept = _copy(event, with_attachment=True)
             self.disk.events.append(kept)
-            self._feeds.setdefault(Feed(event.author, event.topic), []).append(kept)
+            self._keep(kept)
+        if events:
+            self.disk.commits.append(len(self.disk.events))
+        if self.disk.is_synchronous:
+            self.disk.sync()
 
     async def load(self, chunk: int = 5000) -> AsyncIterator[list[Event]]:
         end = self.position
+        self._verify()
         for begin in range(0, end, chunk):
             run = self.disk.events[begin : min(end, begin + chunk)]
             yield [_copy(event, with_attachment=False) for event in run]
 
+    def _verify(self) -> None:
+        for feed, run in self._feeds.items():
+            assert self.disk.cluster is not None
+            hash = genesis(self.disk.cluster, feed.author, feed.topic)
+            for seq, event in enumerate(run, 1):
+                hash = event_hash(hash, seq, event.hlc, event.kind, event.body)
+                if hash != event.hash:
+                    raise Problem("ledger_corrupt", f"{event!r} is not what was written.")
+
+    @property
+    def heads_now(self) -> dict[Feed, Head]:
+        """How far each feed reaches; not a copy."""
+        return self._heads
+
     async def heads(self) -> dict[Feed, Head]:
-        return {feed: Head(run[-1].seq, run[-1].hash) for feed, run in self._feeds.items()}
+        return dict(self._heads)
 
     async def read_range(
         self, feed: Feed, after_seq: int, size_bytes_max: int, events_max: int

@@ -1,0 +1,544 @@
+"""A simulated device: one node with its disk, its clock, its executors, and its lives.
+
+It does what the shell does, in the order that `core.commits` states, with a commit that takes time
+and a process that may end at any instant. What only the disk keeps survives that. A frozen process
+finishes nothing and hears everything later; a slow one takes its time for every step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from kowalski_ledger.state import State
+from kowalski_node.core import effects as fx
+from kowalski_node.core import inputs as ins
+from kowalski_node.core.commits import Commit, Commits
+from kowalski_node.core.node import Node, NodeConfig
+from kowalski_node.pipeline import RETRY_S
+from kowalski_protocol.errors import Problem
+from kowalski_protocol.events import CapabilitiesAdvertised, ClusterFounded
+from kowalski_protocol.feeds import Feed, encode_frame
+from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.telemetry import encode_datagram
+from kowalski_protocol.topics import TASK
+
+from .disk import MemoryDisk, MemoryStore, done
+from .executors import Script, ended, script_of
+
+if TYPE_CHECKING:
+    from .world import World
+
+START_MS = 1_790_000_000_000
+"""The wall clock when a world begins: a day in 2026."""
+GOSSIP_LINGER_S = 0.1
+STOP_RUN_S = 0.02
+BLOB_RETRY_S = 0.1
+
+
+class Clock:
+    """A device's two clocks, which may be wrong."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        self._agenda = world.agenda
+        self._began_s = chance.uniform(0.0, 1e6)
+        self.drift = 0.0
+        """By how much it is too fast: 1e-4 is 100 ppm."""
+        self._since_s = 0.0
+        self._mono_s = self._began_s
+        self._wall_ms = float(START_MS)
+        self.greatest_ms = 0
+        """The latest that it ever showed."""
+
+    def now(self) -> ins.Now:
+        """What it shows."""
+        passed_s = (self._agenda.now_s - self._since_s) * (1.0 + self.drift)
+        wall_ms = int(self._wall_ms + passed_s * 1000.0)
+        if wall_ms > self.greatest_ms:
+            self.greatest_ms = wall_ms
+        return ins.Now(self._mono_s + passed_s, wall_ms)
+
+    def step(self, by_ms: float) -> None:
+        """Sets the wall clock forward or back; it never shows a time before 1970."""
+        self._settle()
+        self._wall_ms = max(0.0, self._wall_ms + by_ms)
+
+    def set_drift(self, drift: float) -> None:
+        """From now on it is too fast by so much, or too slow."""
+        self._settle()
+        self.drift = drift
+
+    def _settle(self) -> None:
+        passed_s = (self._agenda.now_s - self._since_s) * (1.0 + self.drift)
+        self._mono_s += passed_s
+        self._wall_ms += passed_s * 1000.0
+        self._since_s = self._agenda.now_s
+
+
+class Device:
+    """One device of a world; see `kowalski_node.runtime` for what it stands for."""
+
+    def __init__(self, world: World, name: str, labels: dict[str, str] | None = None) -> None:
+        self.world = world
+        self.name = name
+        self.identity = world.notary.identity(f"{world.options.seed}/{name}")
+        self.author: Author = self.identity.author
+        self.chance = world.options.stream(f"device/{name}")
+        self.clock = Clock(world, self.chance)
+        self.labels = labels or {}
+        self.slots = self.chance.choice((1, 2, 4, 8))
+        # Its disk.
+        self.disk = MemoryDisk()
+        self.blobs: set[bytes] = set()
+        self.fsync_s = self.chance.choice((0.0002, 0.001, 0.005))
+        # Its process, while it lives.
+        self.life = 0
+        self.is_up = False
+        self.is_frozen = False
+        self.is_gone = False
+        """For ever: its disk is lost and its key with it."""
+        self.step_s = 0.0
+        """What a step costs a slow device."""
+        self.speed = 1.0
+        """How many times longer its runs take."""
+        self.node: Node | None = None
+        self.store = MemoryStore(self.disk)
+        self.running: dict[EventHash, tuple[fx.Start, Script, float, int]] = {}
+        self._commits: Commits | None = None
+        self._backlog: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_draining = False
+        self._is_committing = False
+        self._is_lingering = False
+        self._pulls: dict[int, fx.Pull] = {}
+        self._pull_count = 0
+        world.wire.add(self)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def core(self) -> Node:
+        """The node of the life that runs."""
+        assert self.node is not None, f"{self.name} is not running"
+        return self.node
+
+    @property
+    def is_listening(self) -> bool:
+        return self.is_up and not self.is_frozen
+
+    # Its lives.
+
+    def boot(self, founder_hint: Author | None = None) -> bool:
+        """Starts the node on what its disk holds; False where the ledger can't be read."""
+        assert not self.is_up
+        self.life += 1
+        world = self.world
+        self.store = MemoryStore(self.disk)
+        config = NodeConfig(
+            self.author, self.name, START_MS + self.life, world.timers, self.slots
+        )
+        node = Node(
+            config,
+            State(world.cluster),
+            self.clock.now(),
+            founder_hint=founder_hint,
+            verifier=world.notary.verify,
+        )
+        try:
+            chunks = self.store.load()
+            while True:
+                node.load(done(_next(chunks)))
+        except StopAsyncIteration:
+            pass
+        except Problem:
+            return False
+        node.loaded()
+        node.heartbeats.addresses = (self.name,)
+        self.node = node
+        self._commits = Commits(node, self.identity, node.config.limits)
+        self.is_up = True
+        self._is_committing = self._is_lingering = self._is_draining = False
+        world.checks.booted(self)
+        self.give(ins.Advertise(self._capabilities()))
+        for other in world.addresses(self, founder_hint):
+            self.give(ins.AddressesLearned(other.author, (other.name,), fresh=True))
+        world.agenda.after(self.chance.random() * world.timers.tick_s, self._tick, self.life)
+        return True
+
+    def found(self, founded: ClusterFounded) -> None:
+        """Writes the first event of the cluster, as the first start of a device does."""
+        config = NodeConfig(self.author, self.name, START_MS, self.world.timers, self.slots)
+        now = self.clock.now()
+        node = Node(config, State(self.world.cluster), now, verifier=self.world.notary.verify)
+        commits = Commits(node, self.identity, config.limits)
+        node.found(founded, now, commits.gathered)
+        done(self.store.found(self.world.cluster, commits.begin().events))
+
+    def crash(self, *, power: bool = False) -> None:
+        """The process ends at once; with `power` the disk loses what was not on it."""
+        if not self.is_up:
+            return
+        self._end()
+        if power:
+            self.disk.cut_power()
+        self.world.checks.went_down(self)
+
+    def _end(self) -> None:
+        self.is_up = self.is_frozen = False
+        self.life += 1
+        self.node = self._commits = None
+        self._backlog.clear()
+        self.running.clear()
+        self._pulls.clear()
+        self.world.wire.went_down(self.author)
+
+    def stop(self) -> None:
+        """Its owner ends it with SIGTERM."""
+        self.give(ins.Stop())
+
+    def freeze(self) -> None:
+        """The process stops where it is (SIGSTOP, a closed lid)."""
+        self.is_frozen = self.is_up
+
+    def thaw(self) -> None:
+        """It goes on, and hears what came meanwhile."""
+        if self.is_frozen:
+            self.is_frozen = False
+            self._backlog.appendleft((self._step, (ins.Tick(),)))
+            self._drain(self.life)
+
+    def _capabilities(self) -> CapabilitiesAdvertised:
+        return CapabilitiesAdvertised(
+            1,
+            self.name,
+            ("tool",),
+            ("echo", "sleep"),
+            {},
+            "none",
+            self.slots,
+            self.slots,
+            8 << 30,
+            (),
+            self.labels,
+        )
+
+    def _tick(self, life: int) -> None:
+        if life != self.life:
+            return
+        self.world.agenda.after(self.world.timers.tick_s, self._tick, life)
+        if not self.is_frozen:
+            self.give(ins.Tick())
+
+    # What happens to it.
+
+    def give(self, input: ins.Input) -> None:
+        """Something happened to the node; a frozen or slow one takes it in later."""
+        self.do(self._step, input)
+
+    def do(self, what: Callable[..., object], *details: Any) -> None:
+        """Does something in the device's process, in its turn."""
+        if not self.is_up:
+            return
+        if self.is_frozen or self._backlog or self.step_s:
+            self._backlog.append((what, details))
+            if not self.is_frozen and not self._is_draining:
+                self._is_draining = True
+                self.world.agenda.after(self.step_s, self._drain, self.life)
+            return
+        what(*details)
+
+    def _drain(self, life: int) -> None:
+        if life != self.life or self.is_frozen:
+            self._is_draining = False
+            return
+        while self._backlog:
+            what, details = self._backlog.popleft()
+            what(*details)
+            if not self.is_up:
+                return
+            if self._backlog and self.step_s:
+                self._is_draining = True
+                self.world.agenda.after(self.step_s, self._drain, life)
+                return
+        self._is_draining = False
+
+    @property
+    def backlog(self) -> int:
+        """How much waits to be taken in."""
+        return len(self._backlog)
+
+    def connected(self, peer: Author) -> None:
+        self.give(ins.PeerConnected(peer, "simulated"))
+
+    def disconnected(self, peer: Author) -> None:
+        for number, pull in list(self._pulls.items()):
+            if pull.peer == peer:
+                self._pull_over(self.life, number, None)
+        self.give(ins.PeerDisconnected(peer))
+
+    # Its pipeline.
+
+    def _step(self, input: ins.Input) -> None:
+        commits = self._commits
+        assert commits is not None
+        known = len(commits.gathered.append)
+        commits.step(input, self.clock.now())
+        self.world.checks.stepped(self, commits.gathered.append[known:])
+        for effect in commits.at_once():
+            self._carry_out(effect)
+        self._want_commit()
+
+    def _want_commit(self) -> None:
+        commits = self._commits
+        if commits is None or self._is_committing or not commits.is_wanted:
+            return
+        if commits.gathered.is_awaited():
+            self._begin_commit()
+        elif not self._is_lingering:
+            self._is_lingering = True
+            wait_s = self.world.timers.commit_linger_s
+            self.world.agenda.after(wait_s, self._linger_over, self.life)
+
+    def _linger_over(self, life: int) -> None:
+        if life == self.life:
+            self._is_lingering = False
+            if not self._is_committing and self._commits and self._commits.is_wanted:
+                self._begin_commit()
+
+    def _begin_commit(self) -> None:
+        assert self._commits is not None
+        commit = self._commits.begin()
+        if not commit.events:
+            for effect in commit.then:
+                self._carry_out(effect)
+            return
+        self._is_committing = True
+        wait_s = self.fsync_s * (0.5 + self.chance.random())
+        self.world.agenda.after(wait_s, self._write, self.life, commit)
+
+    def _write(self, life: int, commit: Commit) -> None:
+        if life != self.life:
+            return  # It ended in the middle: SQLite leaves none of the transaction.
+        try:
+            done(self.store.append(commit.events))
+        except Problem as problem:
+            assert problem.code == "disk_full"
+            self.give(ins.CommitFailed(problem.code))
+            self.world.agenda.after(RETRY_S, self._write, life, commit)
+            return
+        self.world.checks.committed(self, commit)
+        # The disk has it; the process learns so when it runs.
+        if self.is_frozen:
+            self._backlog.appendleft((self._committed, (commit,)))
+        else:
+            self._committed(commit)
+
+    def _committed(self, commit: Commit) -> None:
+        commits = self._commits
+        assert commits is not None
+        for topic, data in commit.messages(self.world.cluster):
+            self._publish(topic, data)
+        self._step(commit.committed())
+        for effect in commit.then:
+            if self.is_up:
+                self._carry_out(effect)
+        self._is_committing = False
+        self._want_commit()
+
+    # What its node wants done.
+
+    def _publish(self, _topic: str, data: bytes) -> None:
+        received = ins.FrameReceived(self.author, data)
+        self._to_all(received, len(data))
+        self.world.agenda.after(
+            GOSSIP_LINGER_S, self._gossip, self.life, ins.FrameReceived(None, data), len(data)
+        )
+
+    def _to_all(self, input: ins.Input, size_bytes: int) -> None:
+        wire, stations = self.world.wire, self.world.wire.stations
+        for peer in list(wire.peers(self.author)):
+            wire.send(self.author, peer, size_bytes, self._hand_over, stations[peer], input)
+
+    @staticmethod
+    def _hand_over(station: Any, input: ins.Input) -> None:
+        station.give(input)
+
+    def _gossip(self, life: int, input: ins.Input, size_bytes: int) -> None:
+        if life == self.life and not self.is_frozen:
+            self.world.wire.publish(self.author, size_bytes, lambda s: self._overhear(s, input))
+
+    def _overhear(self, station: Any, input: ins.Input) -> None:
+        # What came by lane comes by gossip as well; most worlds spare themselves the second one.
+        is_direct = self.world.wire.is_connected(self.author, station.author)
+        if self.world.gossip_repeats or not is_direct:
+            station.give(input)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        self.world.checks.carried_out(self, effect)
+        match effect:
+            case fx.SendHeartbeat():
+                self._heartbeat(effect)
+            case fx.Acknowledge():
+                self._to(effect.peer, ins.AckReceived(self.author, effect.topic, effect.seq))
+            case fx.SendHeads():
+                heads = ins.HeadsReceived(self.author, effect.heads, effect.wants_answer)
+                self._to(effect.peer, heads, 80 * len(effect.heads))
+            case fx.Start():
+                self._start(effect)
+            case fx.StopAttempt():
+                self.world.agenda.after(
+                    STOP_RUN_S, self._run_over, self.life, effect.attempt, "cancelled"
+                )
+            case fx.Pull():
+                self._pull(effect)
+            case fx.Dial():
+                self._dial(effect)
+            case fx.FetchBlob():
+                self._fetch(effect)
+            case fx.Stopped():
+                self._end()
+                self.world.checks.went_down(self)
+            case fx.Answer() | fx.Settled() | fx.Charge():
+                pass  # What people see; the checks have seen it.
+
+    def _to(self, peer: Author, input: ins.Input, size_bytes: int = 100) -> None:
+        wire = self.world.wire
+        if wire.is_connected(self.author, peer):
+            station = wire.stations[peer]
+            wire.send(self.author, peer, size_bytes, self._hand_over, station, input)
+
+    def _heartbeat(self, effect: fx.SendHeartbeat) -> None:
+        data = encode_datagram(
+            self.world.cluster, self.author, self.identity.sign, effect.heartbeat
+        )
+        self._to_all(ins.DatagramReceived(self.author, data), len(data))
+        if effect.gossip:
+            self._gossip(self.life, ins.DatagramReceived(None, data), len(data))
+
+    def _dial(self, dial: fx.Dial) -> None:
+        life = self.life
+
+        def over(connected: bool) -> None:
+            if life == self.life:
+                self.give(ins.DialEnded(dial.peer, connected))
+
+        self.world.wire.dial(self.author, dial.peer, over)
+
+    # Pulls.
+
+    def _pull(self, pull: fx.Pull) -> None:
+        self._pull_count += 1
+        number, wire = self._pull_count, self.world.wire
+        self._pulls[number] = pull
+        station = wire.stations.get(pull.peer)
+        if not isinstance(station, Device) or not wire.send(
+            self.author, pull.peer, 100, station.serve, self, self.life, number, pull
+        ):
+            self.world.agenda.after(0.0, self._pull_over, self.life, number, None)
+            return
+        wait_s = self.world.timers.pull_timeout_s
+        self.world.agenda.after(wait_s, self._pull_over, self.life, number, None)
+
+    def serve(self, asker: Device, life: int, number: int, pull: fx.Pull) -> None:
+        """A member asks for a range of a feed."""
+        self.do(self._serve, asker, life, number, pull)
+
+    def _serve(self, asker: Device, life: int, number: int, pull: fx.Pull) -> None:
+        limits = self.core.config.limits
+        size_bytes_max = limits.pull_size_bytes_max // 2
+        events = done(
+            self.store.read_range(
+                pull.feed, pull.after_seq, size_bytes_max, limits.frame_events_max
+            )
+        )
+        frames = (encode_frame(self.world.cluster, events),) if events else ()
+        size_bytes = sum(map(len, frames))
+        self.world.wire.send(
+            self.author, asker.author, size_bytes, asker.pull_over, life, number, frames
+        )
+
+    def pull_over(self, life: int, number: int, frames: tuple[bytes, ...] | None) -> None:
+        """An answer to a pull has come."""
+        self.do(self._pull_over, life, number, frames)
+
+    def _pull_over(self, life: int, number: int, frames: tuple[bytes, ...] | None) -> None:
+        if life != self.life:
+            return
+        pull = self._pulls.pop(number, None)
+        if pull is not None:
+            self.give(ins.PullEnded(pull.peer, pull.feed, frames))
+
+    # Its executors.
+
+    def _start(self, order: fx.Start) -> None:
+        payload = done(self.store.attachment(Feed(order.submitter, TASK), order.submitted_seq))
+        assert payload is not None, "a run starts once its payload is durable here"
+        script = script_of(payload)
+        now = self.clock.now()
+        self.running[order.attempt] = (order, script, now.mono_s, now.wall_ms)
+        run_s = script.seconds * self.speed
+        agenda = self.world.agenda
+        if script.kills:
+            agenda.after(min(run_s, 0.1), self._kill, self.life)
+        code = ""
+        if run_s > order.timeout_s:
+            run_s, code = order.timeout_s, "timed_out"
+        agenda.after(run_s, self._run_over, self.life, order.attempt, code)
+
+    def _kill(self, life: int) -> None:
+        if life == self.life:
+            self.crash()
+            self.world.agenda.after(5.0, self.world.restart, self)
+
+    def _run_over(self, life: int, attempt: EventHash, code: str) -> None:
+        if life != self.life:
+            return
+        self.do(self._end_run, attempt, code)
+
+    def _end_run(self, attempt: EventHash, code: str) -> None:
+        run = self.running.pop(attempt, None)
+        if run is None:
+            return
+        order, script, began_s, started_ms = run
+        run_s = self.clock.now().mono_s - began_s
+        result = ended(order, script, code=code, started_ms=started_ms, run_s=run_s)
+        if result.is_blob:
+            self.blobs.add(result.result_hash)
+        self.give(result)
+
+    def _fetch(self, fetch: fx.FetchBlob) -> None:
+        wire = self.world.wire
+        station = wire.stations.get(fetch.device)
+        life = self.life
+
+        def over(ok: bool) -> None:
+            if life == self.life:
+                if ok:
+                    self.blobs.add(fetch.blob)
+                self.give(ins.BlobArrived(fetch.blob, fetch.task, ok))
+
+        def asked() -> None:
+            has = isinstance(station, Device) and fetch.blob in station.blobs
+            if not wire.send(fetch.device, self.author, 1 << 17, over, has):
+                over(False)
+
+        if not isinstance(station, Device) or not wire.send(
+            self.author, fetch.device, 100, station.do, asked
+        ):
+            self.world.agenda.after(BLOB_RETRY_S, over, False)
+
+    # What people ask of it.
+
+    def outcome(self, id: TaskId) -> str | None:
+        """How a task ended, as this device knows."""
+        task = self.core.state.tasks.get(id)
+        return task.settled.outcome if task is not None and task.settled is not None else None
+
+
+def _next(chunks: Any) -> Coroutine[Any, Any, Any]:
+    async def step() -> Any:
+        return await anext(chunks)
+
+    return step()
