@@ -34,6 +34,7 @@ class Broken(AssertionError):
     ) -> None:
         super().__init__(f"{check}: {sentence}")
         self.check = check
+        self.sentence = sentence
         self.task = task
         self.feed = feed
 
@@ -64,6 +65,8 @@ class Checks:
         """Attempt -> the devices that started it, each time."""
         self.forked: set[Author] = set()
         """Honest authors whose disk was set back while nobody could tell them so."""
+        self.written_s: dict[EventHash, float] = {}
+        """When an event was first on a disk."""
         self._hashes: dict[tuple[Author, str, int], EventHash] = {}
         self._placed_under: dict[tuple[str, EventHash], bytes] = {}
         """(device, placement) -> the claim that the device followed when it learned of it."""
@@ -100,10 +103,12 @@ class Checks:
     def committed(self, device: Device, commit: Commit) -> None:
         """Events are on a device's disk."""
         self._commits += 1
-        hashes = self._hashes
+        hashes, now_s = self._hashes, self._world.agenda.now_s
         for event in commit.events:
             place = (event.author, event.topic, event.seq)
             before = hashes.setdefault(place, event.hash)
+            if event.author == device.author:
+                self.written_s.setdefault(event.hash, now_s)
             if before != event.hash and not self._may_fork(event.author):
                 if event.author in self._world.disks_hurt:
                     # Set back, and nobody could tell it in time how far it had come.

@@ -54,7 +54,9 @@ class Clock:
 
     def now(self) -> ins.Now:
         """What it shows."""
-        passed_s = (self._agenda.now_s - self._since_s) * (1.0 + self.drift)
+        passed_s = self._agenda.now_s - self._since_s
+        if self.drift:
+            passed_s *= 1.0 + self.drift
         wall_ms = int(self._wall_ms + passed_s * 1000.0)
         if wall_ms > self.greatest_ms:
             self.greatest_ms = wall_ms

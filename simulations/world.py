@@ -107,7 +107,7 @@ class World:
             return
         if not device.boot(self._hint(device)):
             # Its ledger is damaged, and it says so instead of starting.
-            self.lose(device)
+            self._gone(device)
 
     def _hint(self, device: Device) -> Author | None:
         return None if device.disk.events else self.devices[0].author
@@ -118,6 +118,9 @@ class World:
         if device.is_gone or len(left) < 2 or device is self.devices[0]:
             return
         device.crash()
+        self._gone(device)
+
+    def _gone(self, device: Device) -> None:
         device.is_gone = True
         self.disks_hurt.add(device.author)
         self.tell(f"{device} is gone for ever")

@@ -41,6 +41,14 @@ def lost_with(attempt: Attempt) -> bool:
     )
 
 
+def took_device(attempt: Attempt) -> bool:
+    """Whether its device was lost or ended before the attempt did, begun or not."""
+    end = attempt.end
+    return attempt.lost is not None or (
+        end is not None and end.kind == "declined" and end.code == "restarted"
+    )
+
+
 def takes_devices(lost: Sequence[Author], limits: Limits) -> bool:
     """Whether a task has lost so many devices that it may be what takes them.
 

@@ -4,7 +4,7 @@ ended.
 A placement below the greatest claim that the device knows is declined, never started: that fence,
 and not the fold, is what stops a leader that lost its place. Start follows the commit that holds
 the placement. A run that lasts gets its own `TaskStarted`; a short one is told by its result alone,
-which says when it began. What the device had accepted before a restart and not ended it declines:
+which says when it began. A task whose device ended before it did is told of before it starts. What the device had accepted before a restart and not ended it declines:
 it can't know how far that came.
 """
 
@@ -18,6 +18,7 @@ from kowalski_protocol.ids import EventHash
 from kowalski_protocol.limits import Limits, Timers
 from kowalski_protocol.topics import TASK
 
+from .attempts import took_device
 from .book import Book
 from .effects import Outbox, Start, StopAttempt
 from .inputs import AttemptEnded, Now
@@ -119,13 +120,16 @@ class Device:
             attempt = task.attempt(hash)
             if attempt is None or attempt.end is not None:
                 continue
-            self.running[hash] = _Run(task, now.mono_s, now.wall_ms)
+            run = self.running[hash] = _Run(task, now.mono_s, now.wall_ms)
             spec = task.spec
+            if any(took_device(earlier) for earlier in task.attempts):
+                # It may be what ended its devices, however soon: the ledger must know before.
+                self._announce(hash, run, now, out)
             # The placement, and the submission that the payload rides beside: either may come last.
             durable = self._book.is_committed(
                 attempt.leader, TASK, attempt.placed_seq
             ) and self._book.is_committed(task.submitter, TASK, task.submitted_seq)
-            (out.at_once if durable else out.then).append(
+            (out.at_once if durable and not run.announced else out.then).append(
                 Start(
                     task.id,
                     hash,
@@ -184,8 +188,11 @@ class Device:
         for hash, run in self.running.items():
             if run.announced or now.mono_s - run.started_s < self._timers.started_after_s:
                 continue
-            run.announced = True
-            self._book.write(TaskStarted(run.task.id, hash, run.started_ms), now, out)
+            self._announce(hash, run, now, out)
+
+    def _announce(self, hash: EventHash, run: _Run, now: Now, out: Outbox) -> None:
+        run.announced = True
+        self._book.write(TaskStarted(run.task.id, hash, run.started_ms), now, out)
 
     def stop(self, now: Now, out: Outbox) -> None:
         """Gives back what has not begun; what runs may finish."""

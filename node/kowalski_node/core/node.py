@@ -235,7 +235,8 @@ class Node:
             self.leader.listen(now, out)
         if not self._opened:
             self._try_open(now, out)
-        self._refresh_alive(now, out)
+        if self.peers.may_have_changed(now.mono_s):
+            self._refresh_alive(now, out)
         self.leader.give_up_lost(now, out)
         self.leader.place(now, out)
         self.device.tick(now, out)

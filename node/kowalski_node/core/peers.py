@@ -11,6 +11,7 @@ not lost, and no longer *alive*: it is given nothing new.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -92,6 +93,8 @@ class Peers:
         self.writers: frozenset[Author] = self._alive
         """Those of them that can write, and so lead and run; this node answers for itself."""
         self.alive_version = 0
+        self._look_at_s = 0.0
+        """When somebody who is present may cease to be, or did or came."""
 
     def peer(self, author: Author) -> Peer:
         """The record of a member, made when it is first heard of."""
@@ -117,6 +120,7 @@ class Peers:
     def disconnected(self, author: Author, now_s: float) -> None:
         """The last connection to the member has closed."""
         peer = self.peer(author)
+        self._look_at_s = now_s
         peer.connected = False
         peer.address = None
         peer.disconnected_at_s = now_s
@@ -127,6 +131,14 @@ class Peers:
         peer = self.peer(author)
         if (heartbeat.boot, heartbeat.counter) <= (peer.boot, peer.counter):
             return False
+        before = peer.heartbeat
+        if (
+            author not in self._present
+            or before is None
+            or before.stopping != heartbeat.stopping
+            or before.writes != heartbeat.writes
+        ):
+            self._look_at_s = now_s
         peer.boot = heartbeat.boot
         peer.counter = heartbeat.counter
         peer.heard_at_s = peer.came_at_s = now_s
@@ -167,6 +179,7 @@ class Peers:
         Each member is forgiven once until it is heard again, and never beyond now: a node that is
         starved all the time, or slept for hours, must still notice who is gone.
         """
+        self._look_at_s = now_s
         for peer in self.by_author.values():
             if peer.forgiven or peer.heard_at_s is None:
                 continue
@@ -182,28 +195,39 @@ class Peers:
 
     def is_present(self, author: Author, now_s: float) -> bool:
         """Whether the member is heard and hears, stopping or not."""
-        if author == self._self:
-            return True
+        return author == self._self or now_s < self._present_until_s(author)
+
+    def _present_until_s(self, author: Author) -> float:
+        """When the member ceases to be present if nothing more is heard of it."""
         peer = self.by_author.get(author)
         if peer is None or peer.heard_at_s is None or peer.heartbeat is None:
-            return False
+            return -math.inf
         window_s = self._timers.suspect_s * self.scale
         if not peer.connected:
             closed_at_s = peer.disconnected_at_s
             if closed_at_s is not None and peer.heard_at_s <= closed_at_s:
-                return now_s - closed_at_s < self._timers.disconnect_grace_s
+                return closed_at_s + self._timers.disconnect_grace_s
             window_s = max(window_s, 3.0 * self._timers.gossip_heartbeat_s * self.scale)
-        if now_s - peer.heard_at_s > window_s:
-            return False
+        if peer.echoed_at_s is None:
+            return -math.inf
         # Its echo is as old as its heartbeat plus the interval of ours.
-        return peer.echoed_at_s is not None and now_s - peer.echoed_at_s <= 2.0 * window_s
+        return min(peer.heard_at_s + window_s, peer.echoed_at_s + 2.0 * window_s)
+
+    def may_have_changed(self, now_s: float) -> bool:
+        """Whether time or news may have changed who is alive since the last `refresh`."""
+        return now_s >= self._look_at_s
 
     def refresh(self, members: Iterable[Author], now_s: float) -> tuple[set[Author], set[Author]]:
         """Computes anew who is alive; returns those who came and those who went."""
         present, alive, writers = {self._self}, {self._self}, {self._self}
+        self._look_at_s = math.inf
         for author in members:
-            if author == self._self or not self.is_present(author, now_s):
+            if author == self._self:
                 continue
+            until_s = self._present_until_s(author)
+            if now_s >= until_s:
+                continue
+            self._look_at_s = min(self._look_at_s, until_s)
             present.add(author)
             heartbeat = self.by_author[author].heartbeat
             if heartbeat is not None and not heartbeat.stopping:
@@ -211,7 +235,6 @@ class Peers:
                 if heartbeat.writes:
                     writers.add(author)
         before = self._alive
-        # Nearly always nothing has changed.
         if present != self._present:
             self._present = frozenset(present)
         if alive == before and writers == self.writers:

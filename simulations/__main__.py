@@ -1,0 +1,249 @@
+"""`python -m simulations`: run one world, sweep many seeds, shrink a failure, plant bugs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kowalski_protocol.ids import TaskId
+
+from .faults import KINDS
+from .options import PRESETS, Options
+from .running import Report, run
+from .shrinking import shrink
+from .sweep import sweep
+
+console = Console(highlight=False)
+progress_console = Console(stderr=True, highlight=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Whole clusters in one process: simulated network, disks, clocks and people, from one seed.
+
+    The same seed, options and commit give the same run, to the last event.
+    """
+
+
+def _world_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--nodes", type=click.IntRange(1, 128), help="Devices [default: drawn]."),
+        click.option(
+            "--hours",
+            type=click.FloatRange(0.001, 10_000),
+            default=1 / 6,
+            show_default="ten minutes",
+            help="Simulated time in which anything may go wrong.",
+        ),
+        click.option(
+            "--preset", type=click.Choice(sorted(PRESETS)), help="The timers [default: drawn]."
+        ),
+        click.option(
+            "--faults",
+            metavar="KIND,...",
+            callback=_kinds,
+            help=f"What may go wrong, or 'none' [default: drawn]. Kinds: {', '.join(KINDS)}.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _kinds(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    kinds = () if value == "none" else tuple(dict.fromkeys(value.split(",")))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise click.BadParameter(f"there is no fault '{kind}'; there are {', '.join(KINDS)}.")
+    return kinds
+
+
+def _numbers(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in value.split(",")) if value else ()
+    except ValueError:
+        raise click.BadParameter("a list of numbers is wanted, such as 3,7,12.") from None
+
+
+def _task(_context: click.Context, _parameter: click.Parameter, value: str | None) -> TaskId | None:
+    if value is None:
+        return None
+    try:
+        return TaskId(bytes.fromhex(value))
+    except ValueError:
+        raise click.BadParameter("a task's id is wanted, in hexadecimal digits.") from None
+
+
+def commit() -> str:
+    """The commit of this checkout; what it is without git is not known."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def show(report: Report, options: Options) -> None:
+    """Prints how a run went: a line where all held, else all that helps to find out why."""
+    speed = report.simulated_s / max(report.core_s, 1e-9)
+    about = (
+        f"{report.nodes} nodes, {report.preset}, {report.tasks:,} tasks, {report.faults} faults,"
+        f" {report.events:,} events; {report.simulated_s:,.0f} s in {report.core_s:.1f} s of a core"
+        f" ({speed:,.0f} times real time)"
+    )
+    if report.ok:
+        console.print(f"seed {report.seed}: [green]all held[/]; digest {report.digest}")
+        console.print(f"  {about}")
+        console.print(f"  faults drawn: {', '.join(report.kinds) or 'none'}")
+    else:
+        console.print(f"seed {report.seed}: [bold red]{report.check}[/]")
+        console.print(f"  {report.sentence}", markup=False)
+        console.print(f"  {about}")
+        console.print(f"  faults drawn: {', '.join(report.kinds) or 'none'}")
+        console.print(f"  commit {commit()}; again: {options.command()}", markup=False)
+    for line in report.story:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+@main.command("run")
+@click.option("--seed", type=int, required=True, help="Which world.")
+@_world_options
+@click.option("--leave-out", callback=_numbers, help="Faults, by number, that do not happen.")
+@click.option("--bug", help="A planted bug; see the command 'bugs'.")
+@click.option("--story", callback=_task, help="Tell the story of this task.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def run_(
+    seed: int,
+    nodes: int | None,
+    hours: float,
+    preset: str | None,
+    faults: tuple[str, ...] | None,
+    leave_out: tuple[int, ...],
+    bug: str | None,
+    story: TaskId | None,
+    as_json: bool,
+) -> None:
+    """Run one world; where something breaks, tell its story and exit with 1."""
+    options = Options(
+        seed=seed,
+        nodes=nodes,
+        minutes=hours * 60.0,
+        preset=preset,
+        faults=faults,
+        left_out=leave_out,
+        bug=bug,
+    )
+    report = run(options, story=story)
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(report)))
+    else:
+        show(report, options)
+    raise SystemExit(0 if report.ok else 1)
+
+
+@main.command("sweep")
+@click.option("--seeds", type=click.IntRange(1), default=200, show_default=True, help="How many.")
+@click.option("--first", type=int, default=0, show_default=True, help="The first seed.")
+@_world_options
+@click.option("--processes", type=click.IntRange(1), help="[default: one for each core]")
+@click.option("--keep-going", is_flag=True, help="Do not stop at the first that breaks.")
+def sweep_(
+    seeds: int,
+    first: int,
+    nodes: int | None,
+    hours: float,
+    preset: str | None,
+    faults: tuple[str, ...] | None,
+    processes: int | None,
+    keep_going: bool,
+) -> None:
+    """Run many seeds on all cores; exit with 1 if one breaks."""
+    base = Options(seed=0, nodes=nodes, minutes=hours * 60.0, preset=preset, faults=faults)
+    reports: list[Report] = []
+    began_s = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=progress_console, transient=True
+    ) as progress:
+        bar = progress.add_task("seeds", total=seeds)
+
+        def told(report: Report) -> bool:
+            reports.append(report)
+            progress.advance(bar)
+            if not report.ok:
+                show(report, base.with_(seed=report.seed))
+            return report.ok or keep_going
+
+        sweep((base.with_(seed=first + n) for n in range(seeds)), processes=processes, told=told)
+    real_s = time.perf_counter() - began_s
+    _summary(reports, first, real_s)
+    raise SystemExit(0 if all(report.ok for report in reports) else 1)
+
+
+def _summary(reports: list[Report], first: int, real_s: float) -> None:
+    broken = [report for report in reports if not report.ok]
+    simulated_s = sum(report.simulated_s for report in reports)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("seeds", f"{len(reports):,} from {first}, {len(broken)} broken")
+    table.add_row("simulated", f"{simulated_s / 3600:,.1f} hours in {real_s:,.0f} s")
+    core_s = sum(report.core_s for report in reports)
+    table.add_row("speed", f"{simulated_s / max(core_s, 1e-9):,.0f} times real time on one core")
+    table.add_row("tasks", f"{sum(report.tasks for report in reports):,}")
+    table.add_row("faults", f"{sum(report.faults for report in reports):,}")
+    console.print(table)
+    for report in sorted(broken, key=lambda report: report.seed):
+        console.print(f"  seed {report.seed}: {report.check}: {report.sentence}", markup=False)
+
+
+@main.command("shrink")
+@click.option("--seed", type=int, required=True, help="Which world.")
+@_world_options
+@click.option("--bug", help="A planted bug; see the command 'bugs'.")
+def shrink_(
+    seed: int,
+    nodes: int | None,
+    hours: float,
+    preset: str | None,
+    faults: tuple[str, ...] | None,
+    bug: str | None,
+) -> None:
+    """Find the few faults without which a seed that breaks would not."""
+    options = Options(
+        seed=seed, nodes=nodes, minutes=hours * 60.0, preset=preset, faults=faults, bug=bug
+    )
+    report = run(options)
+    if report.ok:
+        show(report, options)
+        raise SystemExit(0)
+    with Progress(TextColumn("{task.description}"), console=progress_console) as progress:
+        line = progress.add_task("shrinking")
+
+        def told(tries: int, left: int) -> None:
+            progress.update(line, description=f"shrinking: {tries} runs, {left} faults tried last")
+
+        options, report = shrink(options, report, told=told)
+    show(report, options)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

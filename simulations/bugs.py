@@ -1,0 +1,13 @@
+"""Planted bugs: see the list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Within the block the core has this bug; None: it has none of ours."""
+    assert name is None
+    yield
