@@ -3,12 +3,14 @@
 
 PYTHON ?=
 ARGS ?=
+SEEDS ?= 200
+FIRST ?= 0
 export PYTHON
 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench setup setup-runtime setup-bench lint types format check reference lock \
+.PHONY: help demo test sim bench setup setup-runtime setup-bench lint types format check reference lock \
 	clean distclean
 
 help: ## show this table
@@ -24,6 +26,9 @@ demo: setup-runtime ## three nodes on this machine do real work while devices ar
 
 test: setup ## run the tests: units, ports, stories, attacks, live
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+sim: setup ## run simulated clusters: make sim SEEDS=200 FIRST=0 (ARGS as for the command)
+	@$(BIN)/python -m simulations sweep --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 bench: setup-bench ## measure, print one JSON line per figure, write docs/benchmarks.md
 	@$(BIN)/kowalski bench --write docs/benchmarks.md $(ARGS)

@@ -112,16 +112,19 @@ def show(report: Report, options: Options) -> None:
     )
     if report.ok:
         console.print(f"seed {report.seed}: [green]all held[/]; digest {report.digest}")
-        console.print(f"  {about}")
-        console.print(f"  faults drawn: {', '.join(report.kinds) or 'none'}")
     else:
         console.print(f"seed {report.seed}: [bold red]{report.check}[/]")
-        console.print(f"  {report.sentence}", markup=False)
-        console.print(f"  {about}")
-        console.print(f"  faults drawn: {', '.join(report.kinds) or 'none'}")
-        console.print(f"  commit {commit()}; again: {options.command()}", markup=False)
+        _line(report.sentence)
+    _line(about)
+    _line(f"faults drawn: {', '.join(report.kinds) or 'none'}")
+    if not report.ok:
+        _line(f"commit {commit()}; again: {options.command()}")
     for line in report.story:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        _line(line)
+
+
+def _line(text: str) -> None:
+    console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
 @main.command("run")
@@ -211,7 +214,9 @@ def _summary(reports: list[Report], first: int, real_s: float) -> None:
     table.add_row("faults", f"{sum(report.faults for report in reports):,}")
     console.print(table)
     for report in sorted(broken, key=lambda report: report.seed):
-        console.print(f"  seed {report.seed}: {report.check}: {report.sentence}", markup=False)
+        console.print(
+            f"  seed {report.seed}: {report.check}: {report.sentence}", markup=False, soft_wrap=True
+        )
 
 
 @main.command("shrink")

@@ -145,7 +145,10 @@ class Checks:
                 self._task_settled(device, effect.task)
             case fx.Charge():
                 self.charges[effect.reason] = self.charges.get(effect.reason, 0) + 1
-                if effect.peer is not None and not self._world.may_be_charged(effect.peer):
+                # Who passes a forked feed on holds another branch than who refuses it.
+                if effect.peer is not None and not (
+                    self.forked or self._world.may_be_charged(effect.peer)
+                ):
                     name = self._world.name_of(effect.peer)
                     self.fail("nobody honest is charged", f"{device}: {name}, {effect.reason}")
             case _:
@@ -207,10 +210,8 @@ class Checks:
             code = answer.problem.code
             self.refused[code] = self.refused.get(code, 0) + 1
             return
-        if not isinstance(answer.value, list):
-            return
         now_s = self._world.agenda.now_s
-        ids: list[tuple[TaskId, int]] = answer.value
+        ids: list[tuple[TaskId, int]] = answer.value if answer.value is not True else []
         for id, replicas in ids:
             task = device.core.state.tasks[id]
             self._must_hold(device, task.submitter, TASK, task.submitted_seq, answer)
@@ -242,7 +243,7 @@ class Checks:
 
     def _check_settlement(self, device: Device, task: Task) -> None:
         settled = task.settled
-        if settled is None or self._may_fork(settled.author):
+        if settled is None or settled.author in self.forked:
             return
         before = self._settled.setdefault(task.id, settled.hash)
         if before != settled.hash:

@@ -36,6 +36,7 @@ START_MS = 1_790_000_000_000
 GOSSIP_LINGER_S = 0.1
 STOP_RUN_S = 0.02
 BLOB_RETRY_S = 0.1
+BLOB_TIMEOUT_S = 10.0
 
 
 class Clock:
@@ -115,6 +116,8 @@ class Device:
         self._is_lingering = False
         self._pulls: dict[int, fx.Pull] = {}
         self._pull_count = 0
+        self._fetches: set[int] = set()
+        self._fetch_count = 0
         world.wire.add(self)
 
     def __repr__(self) -> str:
@@ -138,9 +141,7 @@ class Device:
         self.life += 1
         world = self.world
         self.store = MemoryStore(self.disk)
-        config = NodeConfig(
-            self.author, self.name, START_MS + self.life, world.timers, self.slots
-        )
+        config = NodeConfig(self.author, self.name, START_MS + self.life, world.timers, self.slots)
         node = Node(
             config,
             State(world.cluster),
@@ -194,6 +195,7 @@ class Device:
         self._backlog.clear()
         self.running.clear()
         self._pulls.clear()
+        self._fetches.clear()
         self.world.wire.went_down(self.author)
 
     def stop(self) -> None:
@@ -326,7 +328,7 @@ class Device:
         try:
             done(self.store.append(commit.events))
         except Problem as problem:
-            assert problem.code == "disk_full"
+            assert problem.code == "disk_full"  # noqa: PT017
             self.give(ins.CommitFailed(problem.code))
             self.world.agenda.after(RETRY_S, self._write, life, commit)
             return
@@ -435,7 +437,7 @@ class Device:
         number, wire = self._pull_count, self.world.wire
         self._pulls[number] = pull
         station = wire.stations.get(pull.peer)
-        if not isinstance(station, Device) or not wire.send(
+        if station is None or not wire.send(
             self.author, pull.peer, 100, station.serve, self, self.life, number, pull
         ):
             self.world.agenda.after(0.0, self._pull_over, self.life, number, None)
@@ -511,25 +513,30 @@ class Device:
         self.give(result)
 
     def _fetch(self, fetch: fx.FetchBlob) -> None:
-        wire = self.world.wire
+        wire, agenda = self.world.wire, self.world.agenda
         station = wire.stations.get(fetch.device)
-        life = self.life
+        self._fetch_count += 1
+        number = self._fetch_count
+        self._fetches.add(number)
 
-        def over(ok: bool) -> None:
-            if life == self.life:
-                if ok:
-                    self.blobs.add(fetch.blob)
-                self.give(ins.BlobArrived(fetch.blob, fetch.task, ok))
+        def over(life: int, ok: bool) -> None:
+            if life != self.life or number not in self._fetches:
+                return
+            self._fetches.discard(number)
+            if ok:
+                self.blobs.add(fetch.blob)
+            self.give(ins.BlobArrived(fetch.blob, fetch.task, ok))
 
-        def asked() -> None:
+        def asked(life: int) -> None:
             has = isinstance(station, Device) and fetch.blob in station.blobs
-            if not wire.send(fetch.device, self.author, 1 << 17, over, has):
-                over(False)
+            wire.send(fetch.device, self.author, 1 << 17, over, life, has)
 
-        if not isinstance(station, Device) or not wire.send(
-            self.author, fetch.device, 100, station.do, asked
+        if isinstance(station, Device) and wire.send(
+            self.author, fetch.device, 100, station.do, asked, self.life
         ):
-            self.world.agenda.after(BLOB_RETRY_S, over, False)
+            agenda.after(BLOB_TIMEOUT_S, over, self.life, False)
+        else:
+            agenda.after(BLOB_RETRY_S, over, self.life, False)
 
     # What people ask of it.
 

@@ -18,7 +18,6 @@ from kowalski_protocol.feeds import Event, Feed, Head, encode_frame, event_hash,
 from kowalski_protocol.ids import Author, ClusterId, EventHash
 from kowalski_protocol.limits import LIMITS, Limits
 
-
 T = TypeVar("T")
 
 

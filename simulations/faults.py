@@ -15,6 +15,8 @@ import msgspec
 
 from kowalski_protocol.ids import Author
 
+from .attackers import ATTACKS
+
 if TYPE_CHECKING:
     from .device import Device
     from .world import World
@@ -74,6 +76,8 @@ KINDS: Final[dict[str, _Kind]] = {
     # Members.
     "newcomer": _Kind((1, 2), (0, 0)),
     "newcomer_in_partition": _Kind((1, 1), (5, 40), whom=8),
+    # A member that lies.
+    **{f"attack_{attack}": _Kind((1, 2), (5, 60)) for attack in ATTACKS},
 }
 
 
@@ -100,7 +104,16 @@ def drawn(chance: random.Random, length_s: float, kinds: tuple[str, ...]) -> lis
 def swarm(chance: random.Random) -> tuple[str, ...]:
     """The kinds that a seed switches on: none, a few, or most of them."""
     share = chance.choice((0.0, 0.1, 0.2, 0.2, 0.4, 0.4, 0.7))
-    return tuple(kind for kind in KINDS if chance.random() < share)
+    attacks = chance.choice((0.0, 0.0, 0.2, 0.6))
+    kinds = [
+        kind
+        for kind in KINDS
+        if chance.random() < (attacks if kind.startswith("attack_") else share)
+    ]
+    # What follows from a fork is not settled yet, so most runs do without: they check more.
+    if "attack_fork" in kinds and chance.random() < 0.8:
+        kinds.remove("attack_fork")
+    return tuple(kinds)
 
 
 class Faults:
@@ -123,7 +136,11 @@ class Faults:
             self._end(fault)
 
     def _begin(self, fault: Fault) -> None:
-        end: Callable[[], None] | None = getattr(self, f"_{fault.kind}")(fault)
+        end: Callable[[], None] | None
+        if fault.kind.startswith("attack_"):
+            end = self._attack(fault.kind.removeprefix("attack_"))
+        else:
+            end = getattr(self, f"_{fault.kind}")(fault)
         self.happened.append(fault)
         self._world.tell(f"fault {fault.number}: {fault.kind} {self._names(fault)}")
         if end is not None:
@@ -353,6 +370,13 @@ class Faults:
         return lambda: clock.set_drift(0.0)
 
     # Members.
+
+    def _attack(self, attack: str) -> Callable[[], None] | None:
+        attacker = self._world.attacker
+        if attacker is None:
+            return None
+        attacker.begin(attack)
+        return lambda: attacker.end(attack)
 
     def _newcomer(self, _fault: Fault) -> None:
         self._world.admit_newcomer()

@@ -22,9 +22,7 @@ class SimulatedIdentity:
 
     def sign(self, message: bytes) -> bytes:
         """The signature of a message."""
-        return hashlib.blake2b(
-            message, digest_size=SIGNATURE_SIZE_BYTES, key=self._secret
-        ).digest()
+        return hashlib.blake2b(message, digest_size=SIGNATURE_SIZE_BYTES, key=self._secret).digest()
 
 
 class Notary:

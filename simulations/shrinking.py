@@ -2,8 +2,8 @@
 
 The schedule is a list that was drawn before the world began, and the rest of what is drawn comes
 from other streams; so a fault can be left out and all else stays. Halves are left out, then
-quarters, and so on, as long as the same check still breaks (delta debugging: Zeller and Hildebrandt,
-"Simplifying and isolating failure-inducing input", 2002).
+quarters, and so on, as long as the same check still breaks (delta debugging: Zeller and
+Hildebrandt, "Simplifying and isolating failure-inducing input", 2002).
 """
 
 from __future__ import annotations

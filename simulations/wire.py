@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+from kowalski_node.core.effects import Pull
+from kowalski_node.core.inputs import Input
 from kowalski_protocol.ids import Author
 
 from .agenda import Agenda
@@ -39,6 +41,14 @@ class Station(Protocol):
     def connected(self, peer: Author) -> None: ...
 
     def disconnected(self, peer: Author) -> None: ...
+
+    def give(self, input: Input) -> None:
+        """Something came for it."""
+        ...
+
+    def serve(self, asker: Any, life: int, number: int, pull: Pull) -> None:
+        """A peer asks it for a range of a feed."""
+        ...
 
 
 class Weather(NamedTuple):

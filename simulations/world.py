@@ -18,13 +18,14 @@ from kowalski_protocol.ids import Author, ClusterId
 from kowalski_protocol.invites import invite_hash
 
 from .agenda import Agenda
+from .attackers import Attacker
 from .checks import Checks
 from .device import Device
 from .faults import Fault, Faults, drawn, swarm
 from .identities import Notary
 from .liveness import Liveness
 from .options import PRESETS, Options
-from .wire import Wire, Weather
+from .wire import Weather, Wire
 from .workload import Workload
 
 FORMING_S = 20.0
@@ -50,6 +51,7 @@ class World:
         self.gossip_repeats = chance.random() < 0.3
         self.cluster = ClusterId(b"")
         self.attackers: set[Author] = set()
+        self.attacker: Attacker | None = None
         self.disks_hurt: set[Author] = set()
         """Devices whose disk was set back, altered or lost."""
         self.told: list[tuple[float, str]] = []
@@ -143,6 +145,15 @@ class World:
         founder.give(ins.Admit(-self._tickets, device.author, device.name, "member", invite))
         device.boot(founder_hint=founder.author)
 
+    def _admit_attacker(self) -> None:
+        attacker = self.attacker = Attacker(self, "mallory")
+        self.attackers.add(attacker.author)
+        self._tickets += 1
+        invite = invite_hash(b"mallory")
+        admit = ins.Admit(-self._tickets, attacker.author, "mallory", "member", invite)
+        self.devices[0].give(admit)
+        self.agenda.after(1.0, attacker.arrive)
+
     # Its phases.
 
     def form(self) -> None:
@@ -158,21 +169,23 @@ class World:
         self.agenda.run_until(1.0)
         for device in self.devices[1:]:
             self._admit(device)
+        if any(kind.startswith("attack_") for kind in self.kinds):
+            self._admit_attacker()
         self.agenda.run_until(FORMING_S)
         for device in self.devices:
-            if len(device.core.state.members) != len(self.devices):
+            if len(device.core.state.members) != len(self.devices) + len(self.attackers):
                 self.checks.fail("the cluster forms", f"{device} lacks members")
 
     def run(self) -> None:
         """All of it; raises `Broken` where a promise does not hold."""
         self.form()
         begin_s = self.agenda.now_s
-        self.faults.plan(
-            [_later(fault, begin_s) for fault in self.schedule]
-        )
+        self.faults.plan([_later(fault, begin_s) for fault in self.schedule])
         self.workload.begin(self.length_s)
         self.agenda.run_until(begin_s + self.length_s)
         self.faults.heal()
+        if self.attacker is not None:
+            self.attacker.leave()
         Liveness(self).check()
 
     def digest(self) -> str:
