@@ -68,8 +68,10 @@ class Checks:
         self.written_s: dict[EventHash, float] = {}
         """When an event was first on a disk."""
         self._hashes: dict[tuple[Author, str, int], EventHash] = {}
-        self._placed_under: dict[tuple[str, EventHash], bytes] = {}
-        """(device, placement) -> the claim that the device followed when it learned of it."""
+        self._followed: dict[str, list[EventHash]] = {}
+        """The claims that a device followed, one after the other."""
+        self._learned: dict[tuple[str, EventHash], int] = {}
+        """(device, placement) -> which of these it followed when it learned of it."""
         self._settled: dict[TaskId, EventHash] = {}
         self._digests: dict[bytes, str] = {}
         self._holders: dict[tuple[Author, str], dict[str, int]] = {}
@@ -92,10 +94,13 @@ class Checks:
     def stepped(self, device: Device, events: list[Event]) -> None:
         """A device has taken something in, and events with it."""
         self._steps += 1
+        leader = device.core.state.leader
+        followed = self._followed.setdefault(device.name, [])
+        if leader is not None and (not followed or followed[-1] != leader.hash):
+            followed.append(leader.hash)
         for event in events:
             if event.kind == "TaskPlaced":
-                leader = device.core.state.leader
-                self._placed_under[device.name, event.hash] = leader.hash if leader else b""
+                self._learned[device.name, event.hash] = len(followed) - 1
         if self._steps % LOOK_EVERY == 0:
             self._check_queues(device)
             self._check_clock(device)
@@ -200,8 +205,10 @@ class Checks:
         if started and device.author not in self._world.disks_hurt:
             self.fail("an attempt starts once", f"{device} starts it again", task=order.task)
         started.append(device.name)
-        # What was placed before a greater claim was known here is adopted by that one's author.
-        if self._placed_under.get((device.name, order.attempt)) != attempt.claim:
+        # A placement counts that the device took while it followed its claim; what it had then is
+        # adopted by whoever leads later.
+        learned = self._learned.get((device.name, order.attempt), 0)
+        if attempt.claim not in self._followed[device.name][max(0, learned) :]:
             self.fail("nothing starts below the fence", f"{device} does", task=order.task)
 
     def _answered(self, device: Device, answer: fx.Answer) -> None:

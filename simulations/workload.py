@@ -35,6 +35,8 @@ class Workload:
         self._long_s = min(chance.choice((0.5, 5.0, 60.0)), slots / 3 / tasks_per_s / 0.15)
         self._odd = chance.choice((0.0, 0.05, 0.2))
         """The share of tasks that fail, kill, or bring much."""
+        self._killers_left = 3
+        """Each takes down a device for five seconds, up to nine times."""
         self._cancels = chance.choice((0.0, 0.05, 0.2))
 
     def begin(self, length_s: float) -> None:
@@ -97,7 +99,8 @@ class Workload:
             if odd < 0.5:
                 args["fails"] = chance.randint(1, 4)
                 spec["retry"] = {"max_attempts": chance.randint(1, 4), "backoff_s": 0.1}
-            elif odd < 0.6:
+            elif odd < 0.6 and self._killers_left:
+                self._killers_left -= 1
                 args["kills"] = True
             elif odd < 0.8:
                 args["size"] = 100_000
