@@ -41,7 +41,8 @@ from kowalski_protocol.ids import Author, ClusterId, EventHash
 from kowalski_protocol.telemetry import Heartbeat, encode_datagram
 from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
-from .device import START_MS, Device
+from .clock import START_MS
+from .device import Device
 
 if TYPE_CHECKING:
     from kowalski_ledger.state import Task

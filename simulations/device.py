@@ -7,7 +7,6 @@ finishes nothing and hears everything later; a slow one takes its time for every
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -25,59 +24,17 @@ from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.telemetry import encode_datagram
 from kowalski_protocol.topics import TASK
 
+from .clock import START_MS, Clock
 from .disk import MemoryDisk, MemoryStore, done
 from .executors import Script, ended, script_of
 
 if TYPE_CHECKING:
     from .world import World
 
-START_MS = 1_790_000_000_000
-"""The wall clock when a world begins: a day in 2026."""
 GOSSIP_LINGER_S = 0.1
 STOP_RUN_S = 0.02
 BLOB_RETRY_S = 0.1
 BLOB_TIMEOUT_S = 10.0
-
-
-class Clock:
-    """A device's two clocks, which may be wrong."""
-
-    def __init__(self, world: World, chance: random.Random) -> None:
-        self._agenda = world.agenda
-        self._began_s = chance.uniform(0.0, 1e6)
-        self.drift = 0.0
-        """By how much it is too fast: 1e-4 is 100 ppm."""
-        self._since_s = 0.0
-        self._mono_s = self._began_s
-        self._wall_ms = float(START_MS)
-        self.greatest_ms = 0
-        """The latest that it ever showed."""
-
-    def now(self) -> ins.Now:
-        """What it shows."""
-        passed_s = self._agenda.now_s - self._since_s
-        if self.drift:
-            passed_s *= 1.0 + self.drift
-        wall_ms = int(self._wall_ms + passed_s * 1000.0)
-        if wall_ms > self.greatest_ms:
-            self.greatest_ms = wall_ms
-        return ins.Now(self._mono_s + passed_s, wall_ms)
-
-    def step(self, by_ms: float) -> None:
-        """Sets the wall clock forward or back; it never shows a time before 1970."""
-        self._settle()
-        self._wall_ms = max(0.0, self._wall_ms + by_ms)
-
-    def set_drift(self, drift: float) -> None:
-        """From now on it is too fast by so much, or too slow."""
-        self._settle()
-        self.drift = drift
-
-    def _settle(self) -> None:
-        passed_s = (self._agenda.now_s - self._since_s) * (1.0 + self.drift)
-        self._mono_s += passed_s
-        self._wall_ms += passed_s * 1000.0
-        self._since_s = self._agenda.now_s
 
 
 class Device:
@@ -89,7 +46,7 @@ class Device:
         self.identity = world.notary.identity(f"{world.options.seed}/{name}")
         self.author: Author = self.identity.author
         self.chance = world.options.stream(f"device/{name}")
-        self.clock = Clock(world, self.chance)
+        self.clock = Clock(world.agenda, self.chance)
         self.labels = labels or {}
         self.slots = self.chance.choice((1, 2, 4, 8))
         # Its disk.

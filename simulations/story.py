@@ -13,7 +13,7 @@ from kowalski_protocol.codec import Malformed, decode_body
 from kowalski_protocol.feeds import Event, Feed
 from kowalski_protocol.ids import TaskId
 
-from .device import START_MS
+from .clock import START_MS
 
 if TYPE_CHECKING:
     from .world import World
