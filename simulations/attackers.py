@@ -112,7 +112,10 @@ class Attacker:
         """It is always awake."""
         what(*details)
 
-    def serve(self, asker: Device, life: int, number: int, pull: fx.Pull) -> None:
+    def serve_blob(self, asker: Device, number: tuple[int, int], fetch: fx.FetchBlob) -> None:
+        """It has none."""
+
+    def serve(self, asker: Device, number: tuple[int, int], pull: fx.Pull) -> None:
         """A member pulls from it: its own feeds as they are, unless it answers badly."""
         if "bad_answers" in self.active:
             choice = self.chance.randrange(3)
@@ -123,7 +126,9 @@ class Attacker:
             )
         else:
             frames = tuple(self._frames.get(pull.feed, ())[pull.after_seq :][:50])
-        self.world.wire.send(self.author, asker.author, 100, asker.pull_over, life, number, frames)
+        self.world.wire.send(
+            self.author, asker.author, 100, asker.requests.pull_over, number, frames
+        )
 
     # Its life.
 

@@ -19,7 +19,7 @@ from kowalski_node.core.node import Node, NodeConfig
 from kowalski_node.pipeline import RETRY_S
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import CapabilitiesAdvertised, ClusterFounded
-from kowalski_protocol.feeds import Feed, encode_frame
+from kowalski_protocol.feeds import Feed
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.telemetry import encode_datagram
 from kowalski_protocol.topics import TASK
@@ -27,14 +27,13 @@ from kowalski_protocol.topics import TASK
 from .clock import START_MS, Clock
 from .disk import MemoryDisk, MemoryStore, done
 from .executors import Script, ended, script_of
+from .requests import Requests
 
 if TYPE_CHECKING:
     from .world import World
 
 GOSSIP_LINGER_S = 0.1
 STOP_RUN_S = 0.02
-BLOB_RETRY_S = 0.1
-BLOB_TIMEOUT_S = 10.0
 
 
 class Device:
@@ -71,10 +70,7 @@ class Device:
         self._is_draining = False
         self._is_committing = False
         self._is_lingering = False
-        self._pulls: dict[int, fx.Pull] = {}
-        self._pull_count = 0
-        self._fetches: set[int] = set()
-        self._fetch_count = 0
+        self.requests = Requests(self)
         world.wire.add(self)
 
     def __repr__(self) -> str:
@@ -151,8 +147,7 @@ class Device:
         self.node = self._commits = None
         self._backlog.clear()
         self.running.clear()
-        self._pulls.clear()
-        self._fetches.clear()
+        self.requests.clear()
         self.world.wire.went_down(self.author)
 
     def stop(self) -> None:
@@ -234,9 +229,7 @@ class Device:
         self.give(ins.PeerConnected(peer, "simulated"))
 
     def disconnected(self, peer: Author) -> None:
-        for number, pull in list(self._pulls.items()):
-            if pull.peer == peer:
-                self._pull_over(self.life, number, None)
+        self.requests.peer_gone(peer)
         self.give(ins.PeerDisconnected(peer))
 
     # Its pipeline.
@@ -353,11 +346,11 @@ class Device:
                     STOP_RUN_S, self._run_over, self.life, effect.attempt, "cancelled"
                 )
             case fx.Pull():
-                self._pull(effect)
+                self.requests.pull(effect)
             case fx.Dial():
                 self._dial(effect)
             case fx.FetchBlob():
-                self._fetch(effect)
+                self.requests.fetch(effect)
             case fx.Stopped():
                 self._end()
                 self.world.checks.went_down(self)
@@ -387,49 +380,13 @@ class Device:
 
         self.world.wire.dial(self.author, dial.peer, over)
 
-    # Pulls.
-
-    def _pull(self, pull: fx.Pull) -> None:
-        self._pull_count += 1
-        number, wire = self._pull_count, self.world.wire
-        self._pulls[number] = pull
-        station = wire.stations.get(pull.peer)
-        if station is None or not wire.send(
-            self.author, pull.peer, 100, station.serve, self, self.life, number, pull
-        ):
-            self.world.agenda.after(0.0, self._pull_over, self.life, number, None)
-            return
-        wait_s = self.world.timers.pull_timeout_s
-        self.world.agenda.after(wait_s, self._pull_over, self.life, number, None)
-
-    def serve(self, asker: Device, life: int, number: int, pull: fx.Pull) -> None:
+    def serve(self, asker: Device, number: tuple[int, int], pull: fx.Pull) -> None:
         """A member asks for a range of a feed."""
-        self.do(self._serve, asker, life, number, pull)
+        self.do(self.requests.serve, asker, number, pull)
 
-    def _serve(self, asker: Device, life: int, number: int, pull: fx.Pull) -> None:
-        limits = self.core.config.limits
-        size_bytes_max = limits.pull_size_bytes_max // 2
-        events = done(
-            self.store.read_range(
-                pull.feed, pull.after_seq, size_bytes_max, limits.frame_events_max
-            )
-        )
-        frames = (encode_frame(self.world.cluster, events),) if events else ()
-        size_bytes = sum(map(len, frames))
-        self.world.wire.send(
-            self.author, asker.author, size_bytes, asker.pull_over, life, number, frames
-        )
-
-    def pull_over(self, life: int, number: int, frames: tuple[bytes, ...] | None) -> None:
-        """An answer to a pull has come."""
-        self.do(self._pull_over, life, number, frames)
-
-    def _pull_over(self, life: int, number: int, frames: tuple[bytes, ...] | None) -> None:
-        if life != self.life:
-            return
-        pull = self._pulls.pop(number, None)
-        if pull is not None:
-            self.give(ins.PullEnded(pull.peer, pull.feed, frames))
+    def serve_blob(self, asker: Device, number: tuple[int, int], fetch: fx.FetchBlob) -> None:
+        """A member asks for a blob."""
+        self.do(self.requests.serve_blob, asker, number, fetch)
 
     # Its executors.
 
@@ -468,32 +425,6 @@ class Device:
         if result.is_blob:
             self.blobs.add(result.result_hash)
         self.give(result)
-
-    def _fetch(self, fetch: fx.FetchBlob) -> None:
-        wire, agenda = self.world.wire, self.world.agenda
-        station = wire.stations.get(fetch.device)
-        self._fetch_count += 1
-        number = self._fetch_count
-        self._fetches.add(number)
-
-        def over(life: int, ok: bool) -> None:
-            if life != self.life or number not in self._fetches:
-                return
-            self._fetches.discard(number)
-            if ok:
-                self.blobs.add(fetch.blob)
-            self.give(ins.BlobArrived(fetch.blob, fetch.task, ok))
-
-        def asked(life: int) -> None:
-            has = isinstance(station, Device) and fetch.blob in station.blobs
-            wire.send(fetch.device, self.author, 1 << 17, over, life, has)
-
-        if isinstance(station, Device) and wire.send(
-            self.author, fetch.device, 100, station.do, asked, self.life
-        ):
-            agenda.after(BLOB_TIMEOUT_S, over, self.life, False)
-        else:
-            agenda.after(BLOB_RETRY_S, over, self.life, False)
 
     # What people ask of it.
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from kowalski_node.core.effects import Pull
+from kowalski_node.core.effects import FetchBlob, Pull
 from kowalski_node.core.inputs import Input
 from kowalski_protocol.ids import Author
 
@@ -46,8 +46,12 @@ class Station(Protocol):
         """Something came for it."""
         ...
 
-    def serve(self, asker: Any, life: int, number: int, pull: Pull) -> None:
+    def serve(self, asker: Any, number: tuple[int, int], pull: Pull) -> None:
         """A peer asks it for a range of a feed."""
+        ...
+
+    def serve_blob(self, asker: Any, number: tuple[int, int], fetch: FetchBlob) -> None:
+        """A peer asks it for a blob."""
         ...
 
 
@@ -95,6 +99,10 @@ class Wire:
         self.stations: dict[Author, Station] = {}
         self._connections: dict[frozenset[Author], Connection] = {}
         self._peers: dict[Author, dict[Author, Connection]] = {}
+        self._told: dict[Author, dict[Author, Connection]] = {}
+        """Of whom each device's process believes that it is there. A connection that takes an
+        unnoticed one's place is no news to it, and what it was told dies with it.
+        """
         self._blocked: dict[tuple[Author, Author], int] = {}
         """Directions that let nothing through, and by how many faults each is blocked."""
         self.messages = 0
@@ -104,6 +112,7 @@ class Wire:
         """A device that may be reached."""
         self.stations[station.author] = station
         self._peers[station.author] = {}
+        self._told[station.author] = {}
 
     # What goes wrong.
 
@@ -139,12 +148,14 @@ class Wire:
         for peer, connection in list(self._peers[author].items()):
             self._forget(author, peer, connection)
             wait_s = self._delay() if (author, peer) not in self._blocked else STALL_S
-            self._agenda.after(wait_s, self._notice, author, peer, connection)
+            self._agenda.after(wait_s, self._notice, peer, author, connection)
+        self._told[author].clear()
 
-    def _notice(self, gone: Author, peer: Author, _connection: Connection) -> None:
-        # By now they may be connected anew.
-        if gone not in self._peers[peer] and self.stations[peer].is_up:
-            self.stations[peer].disconnected(gone)
+    def _notice(self, here: Author, gone: Author, connection: Connection) -> None:
+        # By now another connection may stand in its place, or another process here.
+        if self._told[here].get(gone) is connection:
+            del self._told[here][gone]
+            self.stations[here].disconnected(gone)
 
     # Connections.
 
@@ -169,8 +180,12 @@ class Wire:
             connection = Connection(author, peer)
             self._connections[frozenset((author, peer))] = connection
             self._peers[author][peer] = self._peers[peer][author] = connection
-            here.connected(peer)
-            there.connected(author)
+            is_news = [other not in self._told[one] for one, other in ((author, peer), (peer, author))]
+            self._told[author][peer] = self._told[peer][author] = connection
+            if is_news[0]:
+                here.connected(peer)
+            if is_news[1]:
+                there.connected(author)
         ended(True)
 
     def peers(self, author: Author) -> Iterable[Author]:
@@ -189,9 +204,8 @@ class Wire:
 
     def _close(self, a: Author, b: Author, connection: Connection) -> None:
         self._forget(a, b, connection)
-        for one, other in ((a, b), (b, a)):
-            if self.stations[one].is_up:
-                self.stations[one].disconnected(other)
+        self._notice(a, b, connection)
+        self._notice(b, a, connection)
 
     # Lanes.
 
