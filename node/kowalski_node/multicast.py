@@ -16,7 +16,6 @@ Nothing here is vital: whatever goes wrong becomes a sentence and another try.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import errno
 import ipaddress
 import logging
@@ -87,9 +86,11 @@ class Multicast:
 
     def run(self) -> None:
         """Blocks until `stop`: the body of a thread of its own."""
-        # The node's thread has a loop of asyncio's of its own (the ledger's), named by a context
-        # variable, and threads of trio's inherit that: here another loop is to be the one.
-        contextvars.Context().run(lambda: asyncio.run(self._main()))
+        # asyncio's own loop, by name: the ledger's library puts its own kind into asyncio's place
+        # for the whole process, and on that one a packet's callback finds no running loop, so an
+        # announcement that came in pieces could not be asked for.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._main())
 
     def stop(self) -> None:
         """Makes `run` say goodbye and return."""

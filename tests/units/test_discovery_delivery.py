@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
 import pytest
 import trio
 import trio.testing
+import trio_asyncio
 
 import kowalski_node.discovery as discovery_module
 from kowalski_node.addresses import InterfaceAddress
@@ -17,6 +22,7 @@ from kowalski_node.adverts import REPEAT_S, Advert, cluster_tag
 from kowalski_node.discovery import STOP_S, Discovery
 from kowalski_node.multicast import (
     Announcement,
+    Multicast,
     NoMulticastError,
     NoNetworkError,
     _senders,
@@ -197,6 +203,45 @@ def test_an_advert_after_trio_ended_is_dropped(network: type[Thread]) -> None:
 
     trio.run(main)
     network.made[0].heard(ADVERT)
+
+
+# ----------------------------------------------------------------------------- the thread's loop
+
+
+async def test_a_packet_is_read_with_a_running_loop_also_where_the_ledger_has_its_own() -> None:
+    """Else what a packet asks for, such as an announcement's other pieces, is never asked."""
+    packet, sender = socket.socketpair()
+    started: SimpleQueue[str] = SimpleQueue()
+    asked: set[asyncio.Task[None]] = set()
+
+    async def ask() -> None:
+        started.put("asked")
+
+    def arrived() -> None:
+        packet.recv(1)
+        try:
+            asked.add(asyncio.get_running_loop().create_task(ask()))
+        except RuntimeError as error:
+            started.put(str(error))
+
+    def hosts() -> tuple[InterfaceAddress, ...]:
+        asyncio.get_running_loop().add_reader(packet, arrived)
+        return ()
+
+    announcement = Announcement(peer=PEER, cluster=b"x" * 32, port=1, name="desk", boot="1")
+    with packet, sender:
+        packet.setblocking(False)
+        sender.send(b"!")
+        multicast = Multicast(
+            announcement, heard=lambda _: None, trouble=lambda _: None, hosts=hosts
+        )
+        async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, multicast.run)
+            try:
+                said = await trio.to_thread.run_sync(partial(started.get, timeout=STOP_S * 10))
+            finally:
+                multicast.stop()
+    assert said == "asked"
 
 
 # ------------------------------------------------------------------- which senders, which words
