@@ -239,11 +239,7 @@ class Shell:
     def write(self, name: str, content: str) -> None:
         """The reader writes a file, in the folder where the shell is."""
         folder = Path(self.run("pwd -P")[0][0].replace(READER, str(self.home)))
-        # A program of the page asks the default port; here the API has another.
-        url = f"http://127.0.0.1:{self._port(str(API_PORT))}"
-        (folder / name).write_text(
-            content.replace("Client()", f'Client("{url}")'), encoding="utf-8"
-        )
+        (folder / name).write_text(content, encoding="utf-8")
 
     def run(self, command: str) -> tuple[list[str], int]:
         """What a command prints, as the reader of the page would see it, and its exit code."""
@@ -323,7 +319,7 @@ def _played(command: Command, shell: Shell) -> Played:
 
 def _may_fail(command: Command) -> bool:
     """Whether the page shows that the command fails."""
-    return any(line.startswith(("error:", "kowalski-node: ")) for line in command.shown)
+    return any(line.startswith(("error:", "error [", "kowalski-node: ")) for line in command.shown)
 
 
 def rewritten(page: str, played: Sequence[Played]) -> str:

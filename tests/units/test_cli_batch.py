@@ -130,7 +130,7 @@ def test_a_failed_task_is_told_and_exits_with_1(
     assert run(["batch", str(tasks)]) == 1
     out, err = capsys.readouterr()
     assert "2: 1 completed, 1 failed" in out
-    assert "error: line 2: The tool broke." in err
+    assert "error [tool_failed]: line 2: The tool broke." in err
 
 
 @pytest.mark.parametrize(

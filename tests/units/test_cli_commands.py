@@ -239,7 +239,7 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
     assert ended.code == 2
     if arguments:
         assert ended.out == ""
-        assert ended.err.startswith("error: ")
+        assert ended.err.startswith("error [bad_request]: ")
         said = kowalski(*arguments.split(), "--json")
         assert said.code == 2
         assert said.json["error"]["code"] == "bad_request"
@@ -262,7 +262,8 @@ def test_a_failed_task_exits_with_1_and_says_why(api: Served, kowalski: Kowalski
     ended = kowalski("result", task_id[:8])
     assert (ended.code, ended.out) == (1, "half\n")
     assert ended.err == (
-        f"oh no\nerror: The program ended with status 1.\nmend: kowalski why {task_id[:12]}\n"
+        "oh no\nerror [code_failed]: The program ended with status 1.\n"
+        f"mend: kowalski why {task_id[:12]}\n"
     )
     ended = kowalski("result", task_id, "--json")
     assert (ended.code, ended.json["outcome"], ended.err) == (1, "failed", "")
@@ -276,7 +277,7 @@ def test_a_task_that_has_not_settled_exits_with_1(api: Served, kowalski: Kowalsk
         assert f"mend: kowalski result {task_id[:12]} --wait" in ended.err
     ended = kowalski(*SLEEP, "--wait", "0.01")
     assert ended.code == 1
-    assert "has not settled" in ended.err
+    assert "error: The task has not settled yet" in ended.err
 
 
 def test_output_and_value_do_not_share_a_line(api: Served, kowalski: Kowalski) -> None:
@@ -297,6 +298,21 @@ def test_a_result_is_written_to_a_file(api: Served, kowalski: Kowalski, tmp_path
     assert kowalski("result", big, "--out", str(out)).code == 0
     assert out.read_bytes() == b"bytes" * 1000
     assert kowalski("result", big, "--out", str(tmp_path / "no" / "x")).code == 1
+
+
+def test_a_large_result_is_shown_as_any_other(
+    api: Served, kowalski: Kowalski, tmp_path: Path
+) -> None:
+    """A node names the blob that it is, and has the value in its answer all the same."""
+    large = kowalski(*SLEEP).out.strip()
+    settle(api, large, ResultView(True, value="x" * 70_000, blob="ab" * 32))
+    assert kowalski("result", large) == (0, "x" * 70_000 + "\n", "")
+    out = tmp_path / "value.json"
+    assert kowalski("result", large, "--out", str(out)).code == 0
+    assert json.loads(out.read_text(encoding="utf-8")) == "x" * 70_000
+    talkative = kowalski(*SLEEP).out.strip()
+    settle(api, talkative, ResultView(True, blob="cd" * 32, stdout="x" * 70_000))
+    assert kowalski("result", talkative) == (0, "x" * 70_000, "")
 
 
 def test_output_is_shown_while_the_task_runs(api: Served, kowalski: Kowalski) -> None:
@@ -435,7 +451,9 @@ def test_without_a_node_every_command_exits_with_3(
     monkeypatch.setenv("KOWALSKI_API", "127.0.0.1:1")
     ended = kowalski(*arguments.split())
     assert (ended.code, ended.out) == (3, "")
-    assert ended.err == ("error: No node answers at http://127.0.0.1:1.\nmend: kowalski-node\n")
+    assert ended.err == (
+        "error [node_unreachable]: No node answers at http://127.0.0.1:1.\nmend: kowalski-node\n"
+    )
     said = kowalski(*arguments.split(), "--json")
     assert (said.code, said.err) == (3, "")
     assert said.json["error"]["code"] == "node_unreachable"

@@ -3,11 +3,14 @@ running."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,8 +18,12 @@ import trio
 
 from kowalski_gateway.cli.ledger import clock_reading
 from kowalski_gateway.cli.main import run
+from kowalski_ledger import audit as ledger_audit
+from kowalski_ledger import fold
 from kowalski_node.views import ClusterView
 from tests.ports.test_node_port import PATIENCE_S, echo, real, submit
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -146,5 +153,40 @@ def test_a_file_that_is_no_ledger_is_refused(
     foreign = tmp_path / "foreign.db"
     foreign.write_bytes(b"not a database" * 1000)
     assert run([*command.split(), "--ledger", str(foreign)]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    assert capsys.readouterr().err.startswith("error [ledger_foreign]: ")
     assert foreign.read_bytes() == b"not a database" * 1000
+
+
+def _said(part: ast.expr) -> str:
+    return str(part.value) if isinstance(part, ast.Constant) else "…"
+
+
+def findings_of(module: ModuleType) -> set[str]:
+    """What a module may put down as a finding, with `…` for what is filled in."""
+    said: set[str] = set()
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            (".find", "findings.add")
+        ):
+            text = node.args[-1]
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            said.add("".join(_said(part) for part in parts))
+    return said - {"…"}  # what another module said, passed on
+
+
+def test_the_help_and_the_manual_list_what_audit_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    said = findings_of(fold) | findings_of(ledger_audit)
+    assert len(said) > 5
+    assert run(["audit", "--help"]) == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    promised = re.search(r"that does not count \((.+?)\) is listed as findings", help_text)
+    assert promised is not None
+    for example in promised[1].split(", "):
+        words = example.split(" by one ")[-1]
+        assert any(words.removeprefix("a ") in one for one in said), example
+    manual = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
+    _, _, table = manual.partition("### Findings")
+    assert [one for one in sorted(said) if f"`{one}`" not in table] == []
+    # Neither lists forks; whoever makes audit find them mends what the two say.
+    assert not any("fork" in one for one in said)
+    assert "Forks are not among them" in help_text

@@ -103,9 +103,9 @@ def test_colours_are_for_terminals_and_no_color_is_respected(api: Served) -> Non
     coloured = on_a_terminal("devices", env=environment(api, TERM="xterm", COLUMNS="100"))
     assert "\x1b[" in coloured
     gone = on_a_terminal("status", env=environment(None, TERM="xterm"))
-    assert "\x1b[31merror: " in gone
+    assert "\x1b[31merror [node_unreachable]: \x1b[0mNo node" in gone
     plain = on_a_terminal("status", env=environment(None, TERM="xterm", NO_COLOR="1"))
-    assert plain.startswith("error: ")
+    assert plain.startswith("error [node_unreachable]: No node")
 
 
 def test_a_reader_that_has_enough_is_no_error(api: Served) -> None:

@@ -16,11 +16,13 @@ import pytest
 import trio
 
 from kowalski_node.client import Client
+from kowalski_node.client.address import api_token, api_url
 from kowalski_node.client.answers import problem_of
 from kowalski_node.client.server_events import EVENT_SIZE_BYTES_MAX, EventReader
 from kowalski_node.views import ErrorView, EventView, OutputChunk, ResultView, TaskView
 from kowalski_protocol.errors import Problem
 from tests.ports.api_world import Served, served
+from tests.ports.scripted_node import SELF
 
 Story = Callable[[Client, Served], Awaitable[None]]
 ECHO = {"tool": "echo", "args": {"value": 5}}
@@ -217,6 +219,50 @@ def test_a_token_is_sent_and_a_wrong_one_refused() -> None:
 
     with served(token="right") as api:
         trio.run(main, api.url)
+
+
+def test_the_environment_says_which_node_is_asked_and_with_which_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask(*given: str, **options: str) -> bool:
+        async with Client(*given, **options) as client:
+            return (await client.cluster()).self == SELF
+
+    with served(token="right") as api:
+        address = api.url.removeprefix("http://")
+        monkeypatch.setenv("KOWALSKI_API_TOKEN", "right")
+        for said in (address, api.url, api.url + "/"):
+            monkeypatch.setenv("KOWALSKI_API", said)
+            assert trio.run(ask)
+        # What is given counts more.
+        monkeypatch.setenv("KOWALSKI_API", "127.0.0.1:1")
+        assert trio.run(ask, address)
+        with pytest.raises(Problem) as problem:
+            trio.run(partial(ask, address, token="wrong"))
+        assert problem.value.code == "unauthorized"
+        monkeypatch.delenv("KOWALSKI_API_TOKEN")
+        assert trio.run(partial(ask, address, token="right"))
+
+
+def test_without_a_word_the_node_of_this_device_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KOWALSKI_API", "KOWALSKI_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert (api_url(), api_token()) == ("http://127.0.0.1:52420", None)
+    monkeypatch.setenv("KOWALSKI_API", "")
+    monkeypatch.setenv("KOWALSKI_API_TOKEN", "")
+    assert (api_url(), api_token()) == ("http://127.0.0.1:52420", None)
+
+
+@pytest.mark.parametrize("url", ["desk:port", "ftp://desk", "http://", "[::1", "http://\x01"])
+def test_what_is_no_address_is_refused_with_a_sentence(url: str) -> None:
+    async def main() -> None:
+        async with Client(url):
+            pass
+
+    with pytest.raises(Problem) as problem:
+        trio.run(main)
+    assert problem.value.code == "bad_request"
+    assert "HOST:PORT" in problem.value.sentence
 
 
 def test_a_node_that_is_not_there_is_unreachable() -> None:

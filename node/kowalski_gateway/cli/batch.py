@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, NamedTuple, cast
 
 import click
 
@@ -89,9 +89,19 @@ def batch(file: str, out: Path | None, max_parallel: int) -> int:
             "took": f"{duration(seconds)}, {summary['tasks_per_s']:,.0f} tasks/s",
         }
         print_facts(facts | ({"results": str(out)} if out else {}))
-        for line, task_id, sentence in run.failed:
-            error_line(f"line {line}: {sentence}", f"kowalski why {task_id[:12]}")
+        for failed in run.failed:
+            mend = f"kowalski why {failed.task_id[:12]}"
+            error_line(f"line {failed.line}: {failed.sentence}", mend, code=failed.code)
     return 0 if completed == len(lines) else 1
+
+
+class Failed(NamedTuple):
+    """A task that did not complete."""
+
+    line: int
+    task_id: str
+    code: str | None
+    sentence: str
 
 
 class Batch:
@@ -115,8 +125,8 @@ class Batch:
         """The lines of each task by its id; the same key on two lines is one task."""
         self._settled = 0
         self.outcomes: Counter[str] = Counter()
-        self.failed: list[tuple[int, str, str]] = []
-        """(line, id, sentence) of the first tasks that did not complete."""
+        self.failed: list[Failed] = []
+        """The first of them."""
 
     def run(self) -> None:
         """Returns when all have settled."""
@@ -180,7 +190,7 @@ class Batch:
                 result: dict[str, Any] = view["result"] or {}
                 error: dict[str, Any] = result.get("error") or {}
                 sentence = error.get("message") or f"it ended as {view['outcome']}"
-                self.failed.append((line, view["id"], sentence))
+                self.failed.append(Failed(line, view["id"], error.get("code"), sentence))
         if self._results is not None:
             self._results.flush()
 

@@ -111,9 +111,11 @@ def clock_reading(text: str) -> int:
     "audit",
     examples=("kowalski audit", "kowalski audit --ledger backup.db --json"),
     details=(
-        "Exits with 1 where the file is wrong. What members did wrong (forks, ignored"
-        " settlements) is listed"
-        " as findings and is no error of the file."
+        "Exits with 1 where the file is wrong. What members wrote that does not count (a"
+        " settlement by one who does not own the task, a second result of one attempt, an"
+        " admission by one who is no admin) is listed as findings and is no error of the file."
+        " Forks are not among them: a ledger keeps one of two events that contradict each other,"
+        " and the node that refused the other says so in its log."
     ),
 )
 @ledger_option()

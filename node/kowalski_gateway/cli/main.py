@@ -1,9 +1,9 @@
 """`kowalski`: what a person types. This file answers --help and the shell's completion, quickly.
 
 Commands are loaded when they are called: `--help` prints the table in `catalogue` and imports
-nothing that talks to a node or draws a table. Every error ends here, as one sentence and the
-command that mends it on stderr, or as `{"error": ...}` on stdout with --json, and as an exit code:
-0 ok, 1 the task or check failed, 2 usage, 3 no node.
+nothing that talks to a node or draws a table. Every error ends here, as `error [code]: sentence`
+and the command that mends it on stderr, or as `{"error": ...}` on stdout with --json, and as an
+exit code: 0 ok, 1 the task or check failed, 2 usage, 3 no node.
 """
 
 from __future__ import annotations
@@ -130,16 +130,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _tell_usage(error: click.ClickException, as_json: bool) -> None:
+    code = "bad_request"
     if as_json:
         import json
 
-        said = {"code": "bad_request", "message": error.format_message()}
-        click.echo(json.dumps({"error": said}))
+        click.echo(json.dumps({"error": {"code": code, "message": error.format_message()}}))
         return
-    click.echo(f"error: {safe_lines(error.format_message())}", err=True)
+    from .screen import error_line
+
     ctx = error.ctx if isinstance(error, click.UsageError) else None
-    if ctx is not None:
-        click.echo(f"mend: {ctx.command_path} --help", err=True)
+    mend = None if ctx is None else f"{ctx.command_path} --help"
+    error_line(error.format_message(), mend, code=code, shown=safe_lines)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def show_result(
     else:
         error: dict[str, Any] = result.get("error") or {}
         sentence = error.get("message") or f"The task ended as {view['outcome']}."
-        error_line(sentence, error.get("mend") or f"kowalski why {view['id'][:12]}")
+        mend = error.get("mend") or f"kowalski why {view['id'][:12]}"
+        error_line(sentence, mend, code=error.get("code"))
 
 
 def _whole_lines(output: str, value: Any) -> str:
@@ -60,8 +61,14 @@ def _whole_lines(output: str, value: Any) -> str:
     return output + "\n" if needs_end else output
 
 
+def _elsewhere(result: dict[str, Any]) -> str | None:
+    """The blob that the result is, where the answer holds nothing of what is in it."""
+    is_here = result.get("value") is not None or result.get("stdout") or result.get("stderr")
+    return None if is_here else result.get("blob")
+
+
 def _show_value(api: NodeApi, result: dict[str, Any], out: Path | None) -> None:
-    blob = result.get("blob")
+    blob = _elsewhere(result)
     if out is None:
         if blob is None:
             print_value(result.get("value"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -185,13 +185,23 @@ def tell_problem(problem: Problem, as_json: bool) -> None:
             error["mend"] = problem.mend
         print_json({"error": error})
         return
-    error_line(problem.sentence, problem.mend)
+    error_line(problem.sentence, problem.mend, code=problem.code)
 
 
-def error_line(sentence: str, mend: str | None = None) -> None:
-    """A sentence and the command that mends it, on stderr."""
-    click.echo(tinted("error: ", fg="red"), err=True, nl=False)
-    click.echo(safe(sentence), err=True)
+def error_line(
+    sentence: str,
+    mend: str | None = None,
+    *,
+    code: str | None = None,
+    shown: Callable[[str], str] = safe,
+) -> None:
+    """`error [code]: sentence` and the command that mends it, on stderr.
+
+    What has no code of the catalogue, such as a task that is still under way, goes without one.
+    """
+    label = "error: " if code is None else f"error [{safe(code)}]: "
+    click.echo(tinted(label, fg="red"), err=True, nl=False)
+    click.echo(shown(sentence), err=True)
     if mend:
         click.echo(f"mend: {safe(mend)}", err=True)
 

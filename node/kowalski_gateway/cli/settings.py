@@ -7,7 +7,6 @@ A command is declared with `@command("name", examples=...)` and gets them withou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +27,16 @@ class Settings:
     @property
     def url(self) -> str:
         """The address of the node's API."""
-        given = self.api or os.environ.get("KOWALSKI_API") or "127.0.0.1:52420"
-        return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
+        from kowalski_node.client.address import api_url
+
+        return api_url(self.api)
 
     @property
     def api_token(self) -> str | None:
         """The token of the node's API."""
-        return self.token or os.environ.get("KOWALSKI_API_TOKEN") or None
+        from kowalski_node.client.address import api_token
+
+        return api_token(self.token)
 
 
 def settings() -> Settings:

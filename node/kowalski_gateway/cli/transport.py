@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import click
 
+from kowalski_node.client.address import is_api_url
 from kowalski_node.client.answers import (
     PATIENCE_S,
     WAIT_SLICE_S,
@@ -40,19 +41,15 @@ class NodeApi:
     """The API of one node."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:  # a port that is none, brackets that don't close
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_api_url(url):
             raise click.UsageError(f"--api must be HOST:PORT or a URL, not {url!r}.")
+        parts = urlsplit(url)
         self.url: Final = url
         self._prefix = parts.path.rstrip("/")
         self._token = token
         kind = http.client.HTTPSConnection if parts.scheme == "https" else None
         self._connection = (kind or http.client.HTTPConnection)(
-            parts.hostname, port, timeout=CONNECT_S
+            parts.hostname or "", parts.port, timeout=CONNECT_S
         )
 
     def get(self, path: str, **query: Any) -> Any:

@@ -16,7 +16,6 @@ from kowalski_protocol.errors import CODES, Problem
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://127.0.0.1:52420"
 WAIT_SLICE_S: Final = 300.0
 """One request's wait for a task; below what the node allows, so that it never refuses."""
 PATIENCE_S: Final = 30.0

@@ -31,8 +31,8 @@ from kowalski_node.views import (
 )
 from kowalski_protocol.errors import Problem
 
+from .address import api_token, api_url
 from .answers import (
-    DEFAULT_URL,
     WAIT_SLICE_S,
     BatchAccepted,
     BlobStored,
@@ -109,10 +109,16 @@ class TaskHandle:
 
 
 class Client:
-    """A connection to one node: `async with Client(url, token=None) as client`."""
+    """A connection to one node: `async with Client(url, token=...) as client`.
 
-    def __init__(self, url: str = DEFAULT_URL, *, token: str | None = None) -> None:
-        self._wire = Wire(url, token)
+    `url` is the node's API, as a URL or as HOST:PORT; without it KOWALSKI_API says where that is,
+    and without that it is this device's own, 127.0.0.1:52420. `token` is the API's token, if it has
+    one; without it KOWALSKI_API_TOKEN is sent, if that is set. So a program asks the node that
+    `kowalski` asks in the same shell. Raises `Problem` bad_request for a `url` that is none.
+    """
+
+    def __init__(self, url: str | None = None, *, token: str | None = None) -> None:
+        self._wire = Wire(api_url(url), api_token(token))
 
     async def __aenter__(self) -> Self:
         await self._wire.open()

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from kowalski_protocol.errors import Problem
+
+from .address import is_api_url
 from .answers import PATIENCE_S, cut_off, decoded, problem_of, unreachable
 from .server_events import EventReader, ServerEvent
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PIECE_SIZE_BYTES: Final = 256 * 1024
+"""How much of a blob is held at a time, in bytes: what a node sends in one piece."""
 CONNECT_S: Final = 10.0
+"""Seconds for a connection: a device that answers nothing for so long is off or elsewhere."""
 CONNECTIONS_MAX: Final = 64
 """Requests in flight; more wait for a connection. A quarter of what a node serves at a time."""
 
@@ -29,7 +34,9 @@ class Wire:
     """The connections to one node, between `open` and `close`."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        self.url: Final = url.rstrip("/")
+        if not is_api_url(url):
+            raise _no_api(url)
+        self.url: Final = url
         self._token = token
         self._http: httpx.AsyncClient | None = None
 
@@ -38,16 +45,19 @@ class Wire:
         import httpx
 
         headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers=headers,
-            timeout=httpx.Timeout(PATIENCE_S, connect=CONNECT_S, pool=None),
-            limits=httpx.Limits(
-                max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
-            ),
-            # A proxy of the environment must not see what goes to a node on this device.
-            trust_env=False,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx.Timeout(PATIENCE_S, connect=CONNECT_S, pool=None),
+                limits=httpx.Limits(
+                    max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
+                ),
+                # A proxy of the environment must not see what goes to a node on this device.
+                trust_env=False,
+            )
+        except httpx.InvalidURL:
+            raise _no_api(self.url) from None
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -129,6 +139,10 @@ class Wire:
     def _opened(self) -> httpx.AsyncClient:
         assert self._http is not None, "use the client as `async with Client(...) as client`"
         return self._http
+
+
+def _no_api(url: str) -> Problem:
+    return Problem("bad_request", f"A node's API is a URL or HOST:PORT, not {url!r}.")
 
 
 def path_part(text: str) -> str:
