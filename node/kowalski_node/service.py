@@ -266,13 +266,14 @@ class Service:
 
     async def _view(self, task: Task, *, with_result: bool = True) -> TaskView:
         spec = await self._spec(task)
-        result, blob = (await self._result(task)) if with_result else (None, None)
+        result, missing = (await self._result(task)) if with_result else (None, None)
         replicas = 2 if len(self._node.state.members) > 1 else 1
         if task.submitter == self._node.config.author:
             replicas = self._node.submissions.replicas(task.submitted_seq)
-        return task_view(self._node, task, spec, result_view(result, task, blob), replicas)
+        return task_view(self._node, task, spec, result_view(result, task, missing), replicas)
 
     async def _result(self, task: Task) -> tuple[Result | None, str | None]:
+        """What the task brought, or the blob that it is and that no connected member could send."""
         attempt = shown_attempt(task)
         end = attempt.end if attempt else None
         if attempt is None or end is None or end.kind == "declined":
@@ -284,7 +285,7 @@ class Service:
             if data is None:
                 data = await self._store.attachment(Feed(attempt.device, RESULT), end.seq)
         if data is None:
-            return None, None
+            return None, end.result_hash.hex() if end.is_blob else None
         try:
             return decode(data, _result_decoder), None
         except Malformed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kowalski_ledger.state import Attempt, Task
+from kowalski_ledger.state import Attempt, End, Task
 from kowalski_protocol.clock import unix_s
 from kowalski_protocol.errors import CODES
 from kowalski_protocol.events import Result
@@ -61,12 +61,28 @@ def error_view(code: str, sentence: str = "") -> ErrorView:
     return ErrorView(code, sentence or f"{meaning[:1].upper()}{meaning[1:]}.")
 
 
-def result_view(result: Result | None, task: Task, blob: str | None) -> ResultView | None:
-    """What the task brought, as far as it is here."""
+def _shown_end(task: Task) -> End | None:
+    attempt = shown_attempt(task)
+    return attempt.end if attempt else None
+
+
+def result_blob(task: Task) -> str | None:
+    """The hash of the blob that the shown result is; None where it rides beside its event."""
+    end = _shown_end(task)
+    return end.result_hash.hex() if end is not None and end.is_blob else None
+
+
+def result_view(result: Result | None, task: Task, missing: str | None = None) -> ResultView | None:
+    """What the task brought, as far as it is here; `missing` is a blob that nobody could send."""
     settled = task.settled
     if result is not None:
         error = None if result.ok else error_view(result.code, result.sentence)
+        blob = result_blob(task)
         return ResultView(result.ok, result.value, blob, result.stdout, result.stderr, error)
+    end = _shown_end(task)
+    if missing is not None and end is not None:
+        error = None if end.kind == "completed" else error_view(end.code)
+        return ResultView(error is None, blob=missing, error=error)
     if settled is not None and settled.outcome != "completed":
         return ResultView(False, error=error_view(settled.code or settled.outcome))
     return None

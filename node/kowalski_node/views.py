@@ -85,11 +85,17 @@ class ClusterView(msgspec.Struct, frozen=True):
 
 
 class ResultView(msgspec.Struct, frozen=True):
-    """What an attempt brought: exactly one of value and blob where ok is true."""
+    """What an attempt brought. Where `blob` is named and value, stdout and stderr are all empty,
+    no member that is connected holds the bytes.
+    """
 
     ok: bool
     value: Any = None
+    """Always inline where the bytes can be had, however large."""
     blob: str | None = None
+    """Above 64 KiB a result is a blob, and this is its hash: the bytes that the device signed, as
+    MessagePack [ok, value, stdout, stderr, code, sentence]. Null for a smaller one.
+    """
     stdout: str = ""
     stderr: str = ""
     error: ErrorView | None = None
