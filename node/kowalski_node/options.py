@@ -16,6 +16,10 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     listen: tuple[str, ...]
     """Multiaddrs."""
+    ports_tried: int = 1
+    """How many port numbers may be tried, from those of `listen` upwards; 1 where the owner named
+    them.
+    """
     peers: tuple[str, ...] = ()
     join: str | None = None
     api_host: str = "127.0.0.1"

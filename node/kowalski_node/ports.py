@@ -1,32 +1,35 @@
-"""Finding a TCP port to listen on."""
+"""The port for members, where the owner named none: the one of the last start, else the default.
+
+It is only where the search begins. What is free is found out by listening (network/sockets.py), and
+what was found is kept, so that members find a device at the address that they remember.
+"""
 
 from __future__ import annotations
 
-import socket
+import logging
+from pathlib import Path
 
-from kowalski_protocol.errors import Problem
+from .addresses import PEER_PORT
 
+PORT_FILE = "port"
 
-def is_free(port: int) -> bool:
-    """Whether both IPv4 and IPv6, where the device has it, can listen on the port now."""
-    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind((host, port))
-                probe.listen(1)
-        except OSError:
-            if family == socket.AF_INET6 and not socket.has_ipv6:
-                continue
-            return False
-    return True
+_log = logging.getLogger("kowalski.start")
 
 
-def free_port(first: int, tried: int) -> int:
-    """The first free port from `first` on; Problem port_busy where none of `tried` is free."""
-    for port in range(first, min(65536, first + tried)):
-        if is_free(port):
-            return port
-    raise Problem("port_busy", f"None of the ports {first} to {first + tried - 1} is free.")
+def listen_addresses(home: Path) -> tuple[str, ...]:
+    """All interfaces, on the port of the last start or the default one."""
+    try:
+        port = int((home / PORT_FILE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        port = 0
+    if not 0 < port < 65536:
+        port = PEER_PORT
+    return (f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}")
+
+
+def keep_port(home: Path, port: int) -> None:
+    """The next start begins with this port; where that can't be written it begins as this one."""
+    try:
+        (home / PORT_FILE).write_text(f"{port}\n", encoding="ascii")
+    except OSError as error:
+        _log.warning("the port is not kept: %s", error.strerror)

@@ -106,6 +106,7 @@ class Runtime:
         self.network = Network(
             seed=identity.seed,
             listen=options.listen,
+            ports_tried=options.ports_tried,
             cluster=node.state.cluster,
             handler=self,
         )

@@ -57,10 +57,12 @@ class Network:
         cluster: bytes,
         handler: Handler,
         options: NetworkOptions | None = None,
+        ports_tried: int = 1,
     ) -> None:
         self._options = options or NetworkOptions()
         self._handler = handler
         self._listen = tuple(listen)
+        self._ports_tried = ports_tried
         identity = key_pair(seed)
         self._key = identity.public_key.to_bytes()
         self._peers = Peers(
@@ -115,7 +117,7 @@ class Network:
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
-        listeners = open_listeners(self._listen)
+        listeners = open_listeners(self._listen, self._ports_tried)
         self._addresses = [
             f"{listening_address(listener)}/p2p/{peer_id(self._key)}" for listener in listeners
         ]

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import msgspec
 import trio
 
 from kowalski_protocol.errors import Problem
@@ -23,6 +24,7 @@ from ..resolving import resolve
 from .interface import NetworkError, NetworkOptions
 
 BACKLOG: Final = 128
+PORT_MAX: Final = 65535
 NEXT_ADDRESS_S: Final = 0.25
 """How long an address is tried before the next is tried beside it (RFC 8305)."""
 PATIENCE_S: Final = 1.0
@@ -32,14 +34,26 @@ OUT_OF_FILES_S: Final = 0.1
 _NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
-def open_listeners(multiaddrs: Sequence[str]) -> list[socket.socket]:
+def open_listeners(multiaddrs: Sequence[str], ports_tried: int = 1) -> list[socket.socket]:
     """Listening sockets, without those of a family that the machine lacks.
 
-    Raises Problem port_busy or bad_request."""
+    Where a port is taken, the next number is tried for all addresses together, `ports_tried`
+    numbers in all. Each is tried by listening on it: whoever looks first and listens later can be
+    overtaken. Raises Problem port_busy or bad_request."""
+    for step in range(ports_tried):
+        try:
+            return _open_all(multiaddrs, step)
+        except Problem as problem:
+            if problem.code != "port_busy" or step == ports_tried - 1:
+                raise
+    raise AssertionError("no port was to be tried")
+
+
+def _open_all(multiaddrs: Sequence[str], step: int) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         for text in multiaddrs:
-            address = parse_multiaddr(text)
+            address = _next_port(parse_multiaddr(text), step)
             try:
                 listeners.append(_listener(address))
             except OSError as error:
@@ -53,6 +67,13 @@ def open_listeners(multiaddrs: Sequence[str]) -> list[socket.socket]:
             listener.close()
         raise
     return listeners
+
+
+def _next_port(address: Address, step: int) -> Address:
+    port = address.port + step if address.port else 0
+    if port > PORT_MAX:
+        raise Problem("port_busy", f"No port up to {PORT_MAX} is free.")
+    return msgspec.structs.replace(address, port=port)
 
 
 def _listener(address: Address) -> socket.socket:
