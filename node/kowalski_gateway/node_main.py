@@ -13,8 +13,8 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kowalski_protocol.errors import Problem
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from kowalski_node.options import NodeOptions
 
 API_DEFAULT = "127.0.0.1:52420"
-PORT_DEFAULT = 52421
 PORTS_TRIED = 50
+"""From the default on: more nodes than a device has use for, found in a moment."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,12 +92,13 @@ def parser() -> argparse.ArgumentParser:
 def options_from(arguments: Sequence[str] | None = None) -> tuple[NodeOptions, str]:
     """The checked options and the log level; raises `Problem`."""
     from kowalski_node.addresses import parse_api, parse_listen, parse_peer
-    from kowalski_node.home import Home, default_home
+    from kowalski_node.home import Home, default_home, home_at
     from kowalski_node.options import NodeOptions
+    from kowalski_node.ports import listen_addresses
     from kowalski_protocol.limits import PRESETS
 
     given = parser().parse_args(arguments)
-    home = Path(given.home).expanduser() if given.home else default_home()
+    home = home_at(given.home) if given.home else default_home()
     settings = Home(home).settings()
 
     def value(name: str, default: Any = None) -> Any:
@@ -120,7 +121,8 @@ def options_from(arguments: Sequence[str] | None = None) -> tuple[NodeOptions, s
     options = NodeOptions(
         home=home,
         name=str(value("name", platform.node().partition(".")[0] or "device"))[:64],
-        listen=tuple(parse_listen(t) for t in listen) if listen else _free_listen(home),
+        listen=tuple(parse_listen(t) for t in listen) if listen else listen_addresses(home),
+        ports_tried=1 if listen else PORTS_TRIED,
         peers=tuple(parse_peer(t) for t in _texts(value("peer"))),
         join=value("join"),
         api_host=api.host,
@@ -184,41 +186,31 @@ def _truth(value: Any) -> bool:
     return str(value).lower() in ("1", "true", "yes", "on")
 
 
-def _free_listen(home: Path) -> tuple[str, ...]:
-    """Port 52421 on all interfaces, or the next free one; what was found once is kept."""
-    from kowalski_node.ports import free_port
-
-    kept = home / "port"
-    try:
-        first = int(kept.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        first = PORT_DEFAULT
-    port = free_port(first, PORTS_TRIED)
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept.write_text(f"{port}\n", encoding="ascii")
-    except OSError as error:
-        raise Problem("home_unusable", f"{home} can't be written: {error.strerror}.") from None
-    return (f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}")
-
-
 async def run(options: NodeOptions) -> None:
     """Runs a node until SIGTERM or SIGINT has ended it in order."""
     import trio
 
     from kowalski_executors import make_executors
     from kowalski_node.core.inputs import Stop
+    from kowalski_node.ports import keep_port
+    from kowalski_node.runtime import port_of
     from kowalski_node.start import open_node
 
     from .http.server import serve_api
 
     executors = make_executors(unsandboxed=options.unsandboxed, work_root=options.home / "work")
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    founding: list[Any] = []  # what a first start must tell its owner, until it has
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        _told_in_any_case(founding),
+    ):
         async with (
-            open_node(options, executors) as (runtime, founding),
+            open_node(options, executors, founding.append) as runtime,
             trio.open_nursery() as nursery,
         ):
             url = await nursery.start(_serve(serve_api, runtime.service, options))
+            if options.ports_tried > 1:
+                keep_port(options.home, port_of(runtime.network.addresses))
             _greet(options, url, runtime, founding)
 
             async def stop_on_signal() -> None:
@@ -252,7 +244,7 @@ def _say(line: str, *, error: bool = False) -> None:
     stream.flush()
 
 
-def _greet(options: NodeOptions, url: str, runtime: Any, founding: Any) -> None:
+def _greet(options: NodeOptions, url: str, runtime: Any, founding: list[Any]) -> None:
     node = runtime.node
     _say(f"kowalski-node {options.name}  pid={os.getpid()}")
     _say(f"  device   {runtime.service.cluster().self}")
@@ -260,10 +252,25 @@ def _greet(options: NodeOptions, url: str, runtime: Any, founding: Any) -> None:
     _say(f"  API      {url}")
     for address in runtime.network.addresses:
         _say(f"  listens  {address.rpartition('/p2p/')[0]}")
-    if founding is not None:
+    if founding:
         _say(f"  founded  a cluster of one: {node.state.name}")
-        _say(f"  recovery code (shown once, write it down): {founding.recovery_code}")
+        _tell_recovery_code(founding)
     _say("  ready    Ctrl-C to stop")
+
+
+def _tell_recovery_code(founding: list[Any]) -> None:
+    while founding:
+        code = founding.pop().recovery_code
+        _say(f"  recovery code (shown once, write it down): {code}")
+
+
+@contextmanager
+def _told_in_any_case(founding: list[Any]) -> Iterator[None]:
+    """A cluster that was founded stays, although its first node could not listen, say."""
+    try:
+        yield
+    finally:
+        _tell_recovery_code(founding)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,15 +25,28 @@ LEDGER_FILE = "ledger.db"
 LOCK_FILE = "lock"
 
 
+def home_at(text: str) -> Path:
+    """The folder that a person named, as an absolute path; raises Problem home_unusable.
+
+    Absolute from here on: running code gets folders below it as HOME and TMPDIR, and whoever
+    changes the working directory must not move them.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except (OSError, RuntimeError):  # no working directory, no such user
+        raise Problem("home_unusable", f"There is no way from here to {text!r}.") from None
+
+
 def default_home() -> Path:
     """KOWALSKI_HOME, else the platform's folder for user data."""
     chosen = os.environ.get("KOWALSKI_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        return home_at(chosen)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "kowalski"
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "kowalski"
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    # A relative one is to be ignored, as the specification of these variables says.
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "kowalski"
 
 
 class Home:

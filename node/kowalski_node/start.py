@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -57,9 +57,15 @@ class Founding:
 
 @asynccontextmanager
 async def open_node(
-    options: NodeOptions, executors: Sequence[Executor]
-) -> AsyncIterator[tuple[Runtime, Founding | None]]:
-    """A node at work, for as long as the context is open."""
+    options: NodeOptions,
+    executors: Sequence[Executor],
+    founded: Callable[[Founding], object] = lambda _founding: None,
+) -> AsyncIterator[Runtime]:
+    """A node at work, for as long as the context is open.
+
+    `founded` is called as soon as a first start has founded a cluster, whatever fails after that:
+    what its owner must be told then is told never again.
+    """
     with Home(options.home) as home:
         identity = home.identity()
         if options.join is not None:
@@ -67,14 +73,13 @@ async def open_node(
         found = await trio.to_thread.run_sync(hardware)
         slots = options.slots or found.cores_logical
         async with open_store(home.ledger) as store:
-            founding = None
             if store.cluster is None:
-                founding = await _found(store, identity, options, slots)
+                founded(await _found(store, identity, options, slots))
             node = await _load(store, identity, options, slots)
             capabilities = await _capabilities(options, executors, found, slots)
             runtime = Runtime(node, store, identity, options, Blobs(home.blobs), executors)
             async with runtime.running(capabilities):
-                yield runtime, founding
+                yield runtime
 
 
 async def _next_boot(store: Store) -> int:

@@ -52,9 +52,22 @@ class Limits(msgspec.Struct, frozen=True):
     result_size_bytes_max: int = 16 * 1024 * 1024
     """A result's value and output; past 64 KiB it travels as a blob."""
     name_length_max: int = 64
+    """Characters of a device's name: a host name's part has at most 63, and a name that is longer
+    is no help in a table.
+    """
     labels_max: int = 32
+    """Labels of one task, and of its `requires.labels`: each of these is looked up on every device
+    when the task is placed.
+    """
     label_length_max: int = 128
+    """Characters of a label's key, of its text, and of a tool's, language's or accelerator's name:
+    longer than any that people give, and all labels at their longest are 8 KiB of ASCII, a quarter
+    of what a task may have besides its payload.
+    """
     requires_max: int = 32
+    """Entries of `requires`: more than four times the seven that there are, so that releases to
+    come have room, and little is read of a task that asks for what does not exist.
+    """
     members_max: int = 128
     """Twenty-eight more than promised."""
     device_losses_max: int = 3
@@ -101,12 +114,21 @@ class Timers(msgspec.Struct, frozen=True):
     takeover_wait_s: float
     """How long a new leader listens to the others before its first placement."""
     pull_timeout_s: float
+    """How long one answer to a pull, 1 MiB at most, may take before another member is asked: enough
+    at 2 Mbit/s with `lan`, at half a megabit with `wan`.
+    """
     anti_entropy_s: float
     """Between two comparisons of all heads with one member."""
     lag_s: float
     """How long a feed may be behind what a member says before it is pulled."""
     redial_min_s: float
+    """The wait after a first failed dial, doubled after each further one: one heartbeat, since a
+    member that has just started again can be reached by then.
+    """
     redial_max_s: float
+    """The longest wait between two dials of a member that is away: what its return may cost where
+    nothing tells of it, against dials in vain (with `lan` 42 a second for 127 absent members).
+    """
     started_after_s: float
     """A run longer than this gets its `TaskStarted`; a shorter one is told by its result alone."""
     stop_s: float
@@ -134,7 +156,7 @@ LAN: Final = Timers(
     anti_entropy_s=3.0,
     lag_s=0.1,
     redial_min_s=0.25,
-    redial_max_s=10.0,
+    redial_max_s=3.0,
     started_after_s=0.05,
     stop_s=10.0,
 )
@@ -153,7 +175,7 @@ WAN: Final = msgspec.structs.replace(
     anti_entropy_s=15.0,
     lag_s=0.5,
     redial_min_s=1.0,
-    redial_max_s=60.0,
+    redial_max_s=15.0,
 )
 
 PRESETS: Final[dict[str, Timers]] = {"local": LOCAL, "lan": LAN, "wan": WAN}

@@ -49,11 +49,12 @@ def render() -> str:
                 (
                     code("KOWALSKI_API"),
                     (
-                        f"the API that `kowalski` asks, HOST:PORT; default 127.0.0.1:{API_PORT}."
-                        " The same variable tells `kowalski-node` where to serve it"
+                        "the API that `kowalski` and the Python `Client()` ask, HOST:PORT or a"
+                        f" URL; default 127.0.0.1:{API_PORT}. The same variable tells"
+                        " `kowalski-node` where to serve it, HOST:PORT"
                     ),
                 ),
-                (code("KOWALSKI_API_TOKEN"), "the API's token, for both"),
+                (code("KOWALSKI_API_TOKEN"), "the API's token, for all three"),
                 (
                     code("KOWALSKI_HOME"),
                     "the home folder; `replay`, `audit`, `export` and `doctor` look there too",

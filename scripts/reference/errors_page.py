@@ -29,8 +29,8 @@ def render() -> str:
         fence(EXAMPLE, "json"),
         "HTTP answers with the status below and this body; with 429 and 503 comes `Retry-After`."
         " In Python the same is a `kowalski_protocol.errors.Problem` with `code`, `sentence` and"
-        " `mend`. The command line prints `error: …` and `mend: …` on stderr, with `--json` the"
-        " body above on stdout, and exits with:",
+        " `mend`. The command line prints `error [code]: sentence` and, on the next line, `mend:"
+        " command` on stderr, with `--json` the body above on stdout, and exits with:",
         _exit_codes(),
         *(f"## {title}\n\n{_table(codes)}" for title, codes in _groups()),
     )

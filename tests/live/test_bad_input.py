@@ -7,7 +7,9 @@ After each case the node is shown to work as before.
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import secrets
 import shutil
 import socket
@@ -211,6 +213,25 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+@pytest.mark.parametrize("busy", ["listen", "api"])
+async def test_a_first_start_that_finds_its_port_busy_tells_the_recovery_code(
+    cluster: LocalCluster, busy: str
+) -> None:
+    desk = LocalNode("desk", cluster.folder, options=cluster.options)
+    cluster.nodes.append(desk)
+    with taken_port() as port:
+        if busy == "api":
+            desk.api = f"127.0.0.1:{port}"
+        more = ("--listen", f"/ip4/127.0.0.1/tcp/{port}") if busy == "listen" else ()
+        said = await refused_start(desk, *more)
+    assert "[port_busy]" in said
+    # The cluster is founded, and no later start can tell it.
+    assert len(re.findall(r"recovery code .*: (?:[0-9a-f]{8}-){7}[0-9a-f]{8}", said)) == 1
+    desk.api = "127.0.0.1:0"
+    await desk.start()
+    assert "recovery code" not in desk.log.read_text().rpartition("kowalski-node desk")[2]
+
+
 async def test_a_busy_port_is_named(cluster: LocalCluster) -> None:
     desk = LocalNode("desk", cluster.folder, options=cluster.options)
     cluster.nodes.append(desk)
@@ -262,6 +283,32 @@ async def test_a_key_that_others_can_read_is_not_used(cluster: LocalCluster) -> 
     await desk.start()
     assert desk.peer == peer
     await still_works(desk)
+
+
+@pytest.fixture
+def from_here(tmp_path: Path) -> Path:
+    """The test's folder, named by where it is from the working directory."""
+    return Path(os.path.relpath(tmp_path))
+
+
+def within(folder: str, parent: Path) -> bool:
+    """Whether a path is absolute and leads below another."""
+    return Path(folder).is_absolute() and parent.resolve() in Path(folder).resolve().parents
+
+
+async def test_a_home_named_by_where_one_stands_is_whole_to_a_program(
+    tmp_path: Path, from_here: Path
+) -> None:
+    """Where the sandbox is off, a program's own folders lie in the node's home."""
+    asks = "import os, tempfile\n[os.environ['HOME'], os.environ['TMPDIR'], tempfile.mkdtemp()]"
+    async with LocalCluster(from_here, options=["--preset", "local", "--unsandboxed"]) as cluster:
+        desk = await cluster.add("desk")
+        assert not desk.home.is_absolute()
+        program = {"language": "python", "code": asks}
+        view = await desk.client.run("code", program, wait_s=WAIT_S)
+        assert view.result is not None
+        assert view.outcome == "completed", view.result.error
+        assert [folder for folder in view.result.value if not within(folder, tmp_path)] == []
 
 
 def kowalski(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -40,7 +40,7 @@ async def real(home: Path) -> AsyncIterator[NodePort]:
         home=home / "home", name="desk", listen=("/ip4/127.0.0.1/tcp/0",), mdns=False
     )
     tools = [one for one in make_executors(work_root=home / "work") if one.name == "tool"]
-    async with open_node(options, tools) as (runtime, _):
+    async with open_node(options, tools) as runtime:
         with trio.fail_after(PATIENCE_S):
             while not runtime.service.ready():
                 await trio.lowlevel.checkpoint()

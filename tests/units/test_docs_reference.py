@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from kowalski_gateway.http.bounds import HttpBounds
 from kowalski_protocol.errors import CODES
-from kowalski_protocol.limits import PRESETS
+from kowalski_protocol.limits import PRESETS, Limits, Timers
 from scripts.reference.limits_page import number, unit
 from scripts.reference.pages import PAGES, ROOT
 from scripts.reference.source import fields, mends
@@ -31,6 +34,11 @@ def test_every_error_code_has_a_row() -> None:
 def test_the_mends_that_the_code_names_are_found() -> None:
     assert "kowalski invite" in mends()["bad_token"]
     assert any(command.startswith("chmod 600") for command in mends()["key_exposed"])
+
+
+@pytest.mark.parametrize("holder", [Limits, Timers, HttpBounds])
+def test_every_bound_has_its_reason(holder: type[Any]) -> None:
+    assert [said.name for said in fields(holder) if not said.doc] == []
 
 
 def test_every_timer_of_every_preset_is_shown() -> None:

@@ -10,7 +10,7 @@ body is read away for a moment, because a reset would take the answer from the c
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .bounds import HttpBounds
 
 _log = logging.getLogger("kowalski.http")
-LINGER_SIZE_BYTES_MAX = 8 * 1024 * 1024
+LINGER_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
 """More of a refused body is not worth reading: it comes at the cost of those who behave."""
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .calls import Site
 
 WRITE_SIZE_BYTES: Final = 64 * 1024
+"""Ready events share a write up to this: a long replay costs few writes, and none waits long."""
 QUEUED_EVENTS_MAX: Final = 256
 """Between the source and the socket; past it the source waits for the client."""
 

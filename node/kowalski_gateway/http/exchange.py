@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .bounds import HttpBounds
 
 RECEIVE_SIZE_BYTES: Final = 64 * 1024
+"""One read of the socket: a whole small request, and bounded memory for each connection."""
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 

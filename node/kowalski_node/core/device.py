@@ -4,8 +4,9 @@ ended.
 A placement below the greatest claim that the device knows is declined, never started: that fence,
 and not the fold, is what stops a leader that lost its place. Start follows the commit that holds
 the placement. A run that lasts gets its own `TaskStarted`; a short one is told by its result alone,
-which says when it began. A task whose device ended before it did is told of before it starts. What the device had accepted before a restart and not ended it declines:
-it can't know how far that came.
+which says when it began. A task whose device ended before it did is told of before it starts.
+What the device had accepted before a restart and not ended it declines: it can't know how far that
+came.
 """
 
 from __future__ import annotations

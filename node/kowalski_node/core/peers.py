@@ -235,9 +235,9 @@ class Peers:
                 if heartbeat.writes:
                     writers.add(author)
         before = self._alive
-        if present != self._present:
+        if present ^ self._present:
             self._present = frozenset(present)
-        if alive == before and writers == self.writers:
+        if not (alive ^ before or writers ^ self.writers):
             return set(), set()
         self._alive = frozenset(alive)
         self.writers = frozenset(writers)
