@@ -30,8 +30,11 @@ LANE_MESSAGES_MAX = 4096
 class Station(Protocol):
     """A device as the wire sees it."""
 
-    author: Author
-    is_up: bool
+    @property
+    def author(self) -> Author: ...
+
+    @property
+    def is_up(self) -> bool: ...
 
     @property
     def is_listening(self) -> bool:
@@ -103,6 +106,8 @@ class Wire:
         """Of whom each device's process believes that it is there. A connection that takes an
         unnoticed one's place is no news to it, and what it was told dies with it.
         """
+        self._lives: dict[Author, int] = {}
+        """How many processes of each device have ended: a handshake is with one of them."""
         self._blocked: dict[tuple[Author, Author], int] = {}
         """Directions that let nothing through, and by how many faults each is blocked."""
         self.messages = 0
@@ -113,6 +118,7 @@ class Wire:
         self.stations[station.author] = station
         self._peers[station.author] = {}
         self._told[station.author] = {}
+        self._lives.setdefault(station.author, 0)
 
     # What goes wrong.
 
@@ -150,6 +156,7 @@ class Wire:
             wait_s = self._delay() if (author, peer) not in self._blocked else STALL_S
             self._agenda.after(wait_s, self._notice, peer, author, connection)
         self._told[author].clear()
+        self._lives[author] += 1
 
     def _notice(self, here: Author, gone: Author, connection: Connection) -> None:
         # By now another connection may stand in its place, or another process here.
@@ -168,24 +175,27 @@ class Wire:
         elif not there.is_up:
             self._agenda.after(2 * self._delay(), ended, False)
         else:
-            self._agenda.after(4 * self._delay(), self._shake_hands, author, peer, ended)
+            lives = (self._lives[author], self._lives[peer])
+            self._agenda.after(4 * self._delay(), self._shake_hands, author, peer, lives, ended)
 
-    def _shake_hands(self, author: Author, peer: Author, ended: Callable[[bool], object]) -> None:
+    def _shake_hands(
+        self, author: Author, peer: Author, lives: tuple[int, int], ended: Callable[[bool], object]
+    ) -> None:
         here, there = self.stations[author], self.stations[peer]
         blocked = (author, peer) in self._blocked or (peer, author) in self._blocked
-        if blocked or not (here.is_up and there.is_up and there.is_listening):
+        same = lives == (self._lives[author], self._lives[peer])
+        if blocked or not (same and here.is_up and there.is_up and there.is_listening):
             ended(False)
             return
         if peer not in self._peers[author]:
             connection = Connection(author, peer)
             self._connections[frozenset((author, peer))] = connection
             self._peers[author][peer] = self._peers[peer][author] = connection
-            is_news = [other not in self._told[one] for one, other in ((author, peer), (peer, author))]
+            sides = ((author, peer), (peer, author))
+            news = [(one, other) for one, other in sides if other not in self._told[one]]
             self._told[author][peer] = self._told[peer][author] = connection
-            if is_news[0]:
-                here.connected(peer)
-            if is_news[1]:
-                there.connected(author)
+            for one, other in news:
+                self.stations[one].connected(other)
         ended(True)
 
     def peers(self, author: Author) -> Iterable[Author]:
