@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,8 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from kowalski_protocol.ids import TaskId
-
+from .bugs import BUGS
 from .faults import KINDS
 from .options import PRESETS, Options
 from .running import Report, run
@@ -42,6 +44,7 @@ def _world_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(0.001, 10_000),
             default=1 / 6,
             show_default="ten minutes",
+            callback=_hours,
             help="Simulated time in which anything may go wrong.",
         ),
         click.option(
@@ -79,13 +82,22 @@ def _numbers(
         raise click.BadParameter("a list of numbers is wanted, such as 3,7,12.") from None
 
 
-def _task(_context: click.Context, _parameter: click.Parameter, value: str | None) -> TaskId | None:
-    if value is None:
-        return None
-    try:
-        return TaskId(bytes.fromhex(value))
-    except ValueError:
-        raise click.BadParameter("a task's id is wanted, in hexadecimal digits.") from None
+def _task(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch("[0-9a-f]{4,64}", value):
+        raise click.BadParameter("the first digits of a task's id are wanted, at least four.")
+    return value
+
+
+def _hours(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("a number of hours is wanted.")
+    return value
+
+
+def _bug(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value not in BUGS:
+        raise click.BadParameter(f"there is no bug '{value}'; there are {', '.join(BUGS)}.")
+    return value
 
 
 def commit() -> str:
@@ -93,6 +105,7 @@ def commit() -> str:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=False,
@@ -131,8 +144,8 @@ def _line(text: str) -> None:
 @click.option("--seed", type=int, required=True, help="Which world.")
 @_world_options
 @click.option("--leave-out", callback=_numbers, help="Faults, by number, that do not happen.")
-@click.option("--bug", help="A planted bug; see the command 'bugs'.")
-@click.option("--story", callback=_task, help="Tell the story of this task.")
+@click.option("--bug", callback=_bug, help="A planted bug; see the command 'bugs'.")
+@click.option("--story", callback=_task, help="Tell the story of the task whose id begins so.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def run_(
     seed: int,
@@ -142,7 +155,7 @@ def run_(
     faults: tuple[str, ...] | None,
     leave_out: tuple[int, ...],
     bug: str | None,
-    story: TaskId | None,
+    story: str | None,
     as_json: bool,
 ) -> None:
     """Run one world; where something breaks, tell its story and exit with 1."""
@@ -222,7 +235,7 @@ def _summary(reports: list[Report], first: int, real_s: float) -> None:
 @main.command("shrink")
 @click.option("--seed", type=int, required=True, help="Which world.")
 @_world_options
-@click.option("--bug", help="A planted bug; see the command 'bugs'.")
+@click.option("--bug", callback=_bug, help="A planted bug; see the command 'bugs'.")
 def shrink_(
     seed: int,
     nodes: int | None,

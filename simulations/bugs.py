@@ -1,9 +1,11 @@
-"""Planted bugs: see the list."""
+"""Planted bugs: small mutations of the core that only the simulator can turn on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+BUGS: dict[str, str] = {}
 
 
 @contextmanager

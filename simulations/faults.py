@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .world import World
 
 
+NEWCOMERS_MAX = 3
+
+
 class Fault(msgspec.Struct, frozen=True):
     """One thing that goes wrong."""
 
@@ -84,9 +87,10 @@ KINDS: Final[dict[str, _Kind]] = {
 def drawn(chance: random.Random, length_s: float, kinds: tuple[str, ...]) -> list[Fault]:
     """The schedule of a run: faults of these kinds, in order of time."""
     faults: list[Fault] = []
+    base = chance.random()
     for kind in kinds:
         # A stream for each kind: switching another one on or off changes nothing here.
-        own = random.Random(f"{chance.random()}/{kind}")
+        own = random.Random(f"{base}/{kind}")
         spec = KINDS[kind]
         low, high = spec.times
         times = own.randint(low, high) * length_s / 600.0
@@ -123,6 +127,10 @@ class Faults:
         self._world = world
         self.under_way: dict[int, tuple[Fault, Callable[[], None]]] = {}
         self.happened: list[Fault] = []
+        self._count = len(world.devices)
+        self._climate = world.wire.weather
+        self._weathers: list[dict[str, float]] = []
+        self._slow_disks: dict[str, list[float]] = {}
 
     def plan(self, faults: list[Fault]) -> None:
         """Puts them on the agenda."""
@@ -157,8 +165,10 @@ class Faults:
         return ",".join(sorted({device.name for device in self._whom(fault)}))
 
     def _whom(self, fault: Fault) -> list[Device]:
-        devices = self._world.devices
-        return [devices[index % len(devices)] for index in fault.whom]
+        # Whom it meets does not depend on who came meanwhile, as long as they are there.
+        devices, count = self._world.devices, self._count
+        places = [index % (count + NEWCOMERS_MAX) for index in fault.whom]
+        return [devices[place if place < len(devices) else place % count] for place in places]
 
     def _one(self, fault: Fault) -> Device:
         return self._whom(fault)[0]
@@ -166,14 +176,23 @@ class Faults:
     # The network.
 
     def _weather(self, **changes: float) -> Callable[[], None]:
-        wire = self._world.wire
-        before = {name: getattr(wire.weather, name) for name in changes}
-        wire.weather = wire.weather._replace(**changes)
+        self._weathers.append(changes)
+        self._blow()
 
         def end() -> None:
-            wire.weather = wire.weather._replace(**before)
+            self._weathers.remove(changes)
+            self._blow()
 
         return end
+
+    def _blow(self) -> None:
+        """Of several bad weathers the worst is felt."""
+        worst: dict[str, float] = {}
+        for changes in self._weathers:
+            for name, value in changes.items():
+                usual: float = getattr(self._climate, name)
+                worst[name] = max(value, worst.get(name, usual))
+        self._world.wire.weather = self._climate._replace(**worst)
 
     def _gossip_loss(self, fault: Fault) -> Callable[[], None]:
         return self._weather(gossip_loss=fault.how_much * 0.9)
@@ -321,11 +340,14 @@ class Faults:
 
     def _slow_disk(self, fault: Fault) -> Callable[[], None]:
         device = self._one(fault)
-        before = device.fsync_s
-        device.fsync_s = 0.02 + fault.how_much
+        slow = self._slow_disks.setdefault(device.name, [device.fsync_s])
+        how_slow_s = 0.02 + fault.how_much
+        slow.append(how_slow_s)
+        device.fsync_s = max(slow)
 
         def end() -> None:
-            device.fsync_s = before
+            slow.remove(how_slow_s)
+            device.fsync_s = max(slow)
 
         return end
 

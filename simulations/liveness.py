@@ -102,10 +102,11 @@ class Liveness:
         for device in live:
             world.checks.check_digest(device)
             if strangers := set(device.core.state.members) - admitted:
-                names = ", ".join(map(world.name_of, strangers))
+                names = ", ".join(sorted(map(world.name_of, strangers)))
                 world.checks.fail("only an admin lets in", f"{device} takes {names} for a member")
         for acknowledged in world.checks.acknowledged.values():
-            is_known = any(acknowledged.id in d.core.state.tasks for d in live)
+            records = (d.core.state.tasks.get(acknowledged.id) for d in live)
+            is_known = any(record and record.submitted_hash for record in records)
             if not is_known and len(world.disks_hurt) < acknowledged.replicas:
                 by = world.name_of(acknowledged.by)
                 world.checks.fail(

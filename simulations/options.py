@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.nodes is not None:
             words.append(f"--nodes {self.nodes}")
         if self.minutes != 10.0:
-            words.append(f"--hours {self.minutes / 60:g}")
+            words.append(f"--hours {self.minutes / 60!r}")
         if self.preset is not None:
             words.append(f"--preset {self.preset}")
         if self.faults is not None:

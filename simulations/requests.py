@@ -87,6 +87,9 @@ class Requests:
         for number, pull in list(self._pulls.items()):
             if pull.peer == peer:
                 self._pull_over(number, None)
+        for number, fetch in list(self._fetches.items()):
+            if fetch.device == peer:
+                self.fetch_over(number, False)
 
     # Blobs.
 

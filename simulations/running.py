@@ -7,8 +7,6 @@ import traceback
 
 import msgspec
 
-from kowalski_protocol.ids import TaskId
-
 from .bugs import planted
 from .checks import Broken
 from .options import Options
@@ -37,10 +35,10 @@ class Report(msgspec.Struct, frozen=True):
     story: tuple[str, ...] = ()
 
 
-def run(options: Options, *, story: TaskId | None = None, tell: bool = True) -> Report:
+def run(options: Options, *, story: str | None = None, tell: bool = True) -> Report:
     """Runs a world to its end, or to the step at which something breaks.
 
-    `story` asks for the story of a task although nothing broke.
+    `story` asks for the story of the first task whose id begins so, although nothing broke.
     """
     began_s = time.process_time()
     check = sentence = ""
@@ -62,7 +60,9 @@ def run(options: Options, *, story: TaskId | None = None, tell: bool = True) -> 
             sentence = f"at {world.agenda.now_s:.3f} s, {error}"
             lines = traceback.format_exc().splitlines() if tell else []
     if story is not None and not check:
-        lines = task_story(world, story)
+        found = sorted({id for d in world.devices if d.node for id in d.core.state.tasks})
+        ids = [id for id in found if id.hex().startswith(story)]
+        lines = task_story(world, ids[0]) if ids else [f"there is no task {story}"]
     return Report(
         options.seed,
         not check,

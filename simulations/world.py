@@ -21,7 +21,7 @@ from .agenda import Agenda
 from .attackers import Attacker
 from .checks import Checks
 from .device import Device
-from .faults import Fault, Faults, drawn, swarm
+from .faults import NEWCOMERS_MAX, Fault, Faults, drawn, swarm
 from .identities import Notary
 from .liveness import Liveness
 from .options import PRESETS, Options
@@ -130,7 +130,7 @@ class World:
     def admit_newcomer(self) -> None:
         """A device that nobody knew is let in by the founder."""
         founder = self.devices[0]
-        if not founder.is_listening or self._newcomers >= 3:
+        if not founder.is_listening or self._newcomers >= NEWCOMERS_MAX:
             return
         self._newcomers += 1
         device = Device(self, f"new{self._newcomers}")

@@ -112,6 +112,7 @@ class Peers:
     def connected(self, author: Author, address: str) -> None:
         """A connection to the member is up."""
         peer = self.peer(author)
+        self._look_at_s = 0.0  # A connected member is suspected after less silence.
         peer.connected = True
         peer.address = address
         peer.dialling = False
@@ -202,16 +203,20 @@ class Peers:
         peer = self.by_author.get(author)
         if peer is None or peer.heard_at_s is None or peer.heartbeat is None:
             return -math.inf
+        if peer.echoed_at_s is None:
+            return -math.inf
         window_s = self._timers.suspect_s * self.scale
+        grace_until_s = math.inf
         if not peer.connected:
             closed_at_s = peer.disconnected_at_s
             if closed_at_s is not None and peer.heard_at_s <= closed_at_s:
-                return closed_at_s + self._timers.disconnect_grace_s
-            window_s = max(window_s, 3.0 * self._timers.gossip_heartbeat_s * self.scale)
-        if peer.echoed_at_s is None:
-            return -math.inf
+                # It has a grace to come back, and who was silent before has none.
+                grace_until_s = closed_at_s + self._timers.disconnect_grace_s
+            else:
+                window_s = max(window_s, 3.0 * self._timers.gossip_heartbeat_s * self.scale)
         # Its echo is as old as its heartbeat plus the interval of ours.
-        return min(peer.heard_at_s + window_s, peer.echoed_at_s + 2.0 * window_s)
+        silent_s = min(peer.heard_at_s + window_s, peer.echoed_at_s + 2.0 * window_s)
+        return min(silent_s, grace_until_s)
 
     def may_have_changed(self, now_s: float) -> bool:
         """Whether time or news may have changed who is alive since the last `refresh`."""
