@@ -16,9 +16,9 @@ from kowalski_ledger.state import State
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.node import Node, NodeConfig
-from kowalski_protocol.events import CapabilitiesAdvertised
+from kowalski_protocol.events import CancelRequested, CapabilitiesAdvertised
 from kowalski_protocol.feeds import Event, Feed, Head, encode_frame, signed_message
-from kowalski_protocol.ids import Author
+from kowalski_protocol.ids import Author, EventHash
 from kowalski_protocol.limits import LIMITS, LOCAL, Limits, Timers
 from kowalski_protocol.telemetry import Heartbeat, encode_datagram
 from kowalski_protocol.topics import TASK
@@ -176,3 +176,36 @@ class Bench:
         said = self.heartbeat(writer, **changes)
         data = encode_datagram(self.history.cluster, writer.author, writer.identity.sign, said)
         return self.give(ins.DatagramReceived(writer.author, data))
+
+
+class Follower(Bench):
+    """A plain member, and what a founder has written that it may not have heard of yet."""
+
+    def __init__(self, devices: int = 3, **options: Any) -> None:
+        super().__init__(devices, me=1, **options)
+        self.founder = self.history.founder
+        self.third = self.others[1]
+        self.feed = Feed(self.founder.author, TASK)
+        self.told = len(self.founder.feeds[TASK])
+
+    def write(self, count: int = 1) -> int:
+        """The founder writes what the node has not heard of; the seq of the last event."""
+        for _ in range(count):
+            self.founder.write(CancelRequested(bytes(16)))
+        return len(self.founder.feeds[TASK])
+
+    def reach(self, feed: Feed | None = None) -> int:
+        return self.node.book.end(feed or self.feed).seq
+
+    def reasons(self) -> list[str]:
+        return [charge.reason for charge in self.effects(fx.Charge)]
+
+    def pulls(self) -> list[tuple[Author, int]]:
+        return [(p.peer, p.after_seq) for p in self.effects(fx.Pull) if p.feed == self.feed]
+
+    def heads(self, peer: Writer, seq: int, *, feed: Feed | None = None) -> fx.Outbox:
+        head = {feed or self.feed: Head(seq, EventHash(bytes(32)))}
+        return self.give(ins.HeadsReceived(peer.author, head, False))
+
+    def pulled(self, peer: Writer, *frames: bytes) -> fx.Outbox:
+        return self.give(ins.PullEnded(peer.author, self.feed, frames))

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
+import pytest
+
 from kowalski_ledger.state import State
 from kowalski_node.core.book import Book
 from kowalski_node.core.commits import Commit, cut_frames
 from kowalski_node.core.effects import Outbox
 from kowalski_node.core.inputs import Now
 from kowalski_protocol.clock import HybridClock
+from kowalski_protocol.codec import encode
 from kowalski_protocol.events import CancelRequested, ClusterFounded
-from kowalski_protocol.feeds import Event, Feed, decode_header, open_frame
+from kowalski_protocol.feeds import (
+    Event,
+    Feed,
+    check_signature,
+    decode_header,
+    genesis,
+    open_frame,
+)
 from kowalski_protocol.identity import Identity
 from kowalski_protocol.ids import ClusterId
-from kowalski_protocol.limits import LIMITS
+from kowalski_protocol.limits import LIMITS, Limits
 from kowalski_protocol.topics import TASK
 
 ME = Identity(hashlib.sha256(b"me").digest())
@@ -63,3 +74,39 @@ def test_a_frame_that_came_back_from_others_stays_as_it_was_cut() -> None:
     assert commit.committed().heads[Feed(ME.author, TASK)].hash == new.hash
     assert lost[0].signature is None
     assert lost[1].signature is None
+
+
+EVENT_BYTES = len(encode(CancelRequested(bytes(16)))) + len("CancelRequested") + 32
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        msgspec.structs.replace(LIMITS, frame_events_max=2),
+        msgspec.structs.replace(LIMITS, frame_cut_bytes=2 * EVENT_BYTES),
+        msgspec.structs.replace(LIMITS, frame_cut_bytes=3 * EVENT_BYTES - 1),
+    ],
+    ids=["events", "bytes", "almost"],
+)
+def test_what_is_too_much_for_one_frame_is_cut_and_every_part_is_signed(limits: Limits) -> None:
+    events = written(new_book(), 5)
+    frames = cut_frames(events, ME, limits)
+    assert [len(frame) for frame in frames] == [2, 2, 1]
+    assert [event for frame in frames for event in frame] == events
+    assert [event.signature is not None for event in events] == [False, True, False, True, True]
+    # Each part is a frame of its own, and follows the one before it.
+    prev, floor = genesis(CLUSTER, ME.author, TASK), 0
+    for _, data in Commit(events, frames, []).messages(CLUSTER):
+        header = decode_header(data, CLUSTER)
+        assert check_signature(header)
+        opened = open_frame(header, prev, floor)
+        prev, floor = opened[-1].hash, opened[-1].hlc
+    assert prev == events[-1].hash
+
+
+def test_an_attachment_counts_for_the_size_of_its_frame() -> None:
+    book, out = new_book(), Outbox()
+    for number in range(3):
+        body = CancelRequested(bytes(15) + bytes((number,)))
+        book.write(body, Now(1.0, 1_000), out, bytes(LIMITS.frame_cut_bytes // 2))
+    assert [len(frame) for frame in cut_frames(out.append, ME, LIMITS)] == [1, 1, 1]

@@ -6,8 +6,10 @@ The node is a plain member; the founder submits, leads and places by hand.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
+import pytest
 
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
@@ -21,6 +23,7 @@ from kowalski_protocol.events import (
     TaskDeclined,
     TaskFailed,
     TaskPlaced,
+    TaskSettled,
     TaskStarted,
     TaskSubmitted,
 )
@@ -28,7 +31,7 @@ from kowalski_protocol.ids import EventHash, TaskId
 from kowalski_protocol.limits import LIMITS
 from kowalski_protocol.tasks import parse_task, task_id
 from kowalski_protocol.topics import TASK
-from tests.units.bench import Bench, advert
+from tests.units.bench import Bench, advert, sign
 
 ECHO = {"kind": "tool", "payload": {"tool": "echo"}}
 
@@ -36,8 +39,8 @@ ECHO = {"kind": "tool", "payload": {"tool": "echo"}}
 class Scene(Bench):
     """The founder leads with its first claim; tasks are placed on the node under test."""
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(3, me=1, **options)  # type: ignore[arg-type]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(3, me=1, **options)
         self.founder = self.history.founder
         self.claim = self.founder.write(LeaderClaimed(1, b"")).hash
         self.told = 0
@@ -260,8 +263,6 @@ def test_a_cancelled_task_that_waits_is_declined_and_never_starts() -> None:
 
 
 def test_a_run_of_a_task_that_has_ended_elsewhere_is_stopped() -> None:
-    from kowalski_protocol.events import TaskSettled
-
     scene = Scene()
     id, attempt = scene.placed()
     scene.founder.write(TaskSettled(id, b"", "completed"))
@@ -271,8 +272,6 @@ def test_a_run_of_a_task_that_has_ended_elsewhere_is_stopped() -> None:
 
 
 def test_what_waits_of_a_task_that_has_ended_is_forgotten_without_a_word() -> None:
-    from kowalski_protocol.events import TaskSettled
-
     scene = Scene(slots=1)
     _, running = scene.placed()
     id, _ = scene.placed()
@@ -281,6 +280,24 @@ def test_what_waits_of_a_task_that_has_ended_is_forgotten_without_a_word() -> No
     scene.ends(running)
     assert scene.starts() == [running]
     assert scene.declined() == {}
+
+
+def test_a_run_that_outlasts_the_stop_of_its_node_is_ended_and_given_back() -> None:
+    scene = Scene(slots=2)
+    _, attempt = scene.placed()
+    id, cancelled = scene.placed()
+    scene.give(ins.Stop())
+    scene.founder.write(CancelRequested(id))
+    scene.tell()
+    scene.tick(scene.timers.stop_s - 0.1)
+    assert [stop.attempt for stop in scene.effects(fx.StopAttempt)] == [cancelled]
+    scene.tick(0.2)
+    scene.tick(0.1)
+    stops = [(stop.attempt, stop.reason) for stop in scene.effects(fx.StopAttempt)]
+    assert stops == [(cancelled, "cancelled"), (attempt, "stopping")]
+    scene.ends(attempt, ok=False, code="cancelled")
+    assert scene.declined() == {attempt: "stopping"}
+    assert scene.said(TaskFailed) == [], "its task has not failed: another device may run it"
 
 
 # Telling.
@@ -296,6 +313,60 @@ def test_a_run_that_lasts_is_announced_and_a_short_one_is_not() -> None:
     (started,) = scene.said(TaskStarted)
     assert isinstance(started, TaskStarted)
     assert (started.task, started.attempt) == (id, attempt)
+
+
+def earlier(scene: Scene, id: TaskId, how: str) -> None:
+    """An attempt on the third device that ended like this."""
+    third = scene.others[1]
+    body = TaskPlaced(id, 1, third.author, scene.claim, 0.5)
+    attempt = scene.founder.write(body).hash
+    scene.tell()
+    if how == "lost":
+        scene.founder.write(AttemptLost(id, attempt, "device_lost"))
+        scene.tell()
+    elif how == "failed":
+        event = third.write(TaskFailed(id, attempt, bytes(32), 0, 0, 1, "tool_failed"))
+        scene.give(ins.FrameReceived(third.author, sign(third, [event])))
+    else:
+        event = third.write(TaskDeclined(id, attempt, how))
+        scene.give(ins.FrameReceived(third.author, sign(third, [event])))
+
+
+@pytest.mark.parametrize("how", ["lost", "restarted"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_task_whose_device_ended_before_it_did_is_told_of_before_it_starts(
+    how: str, waits: bool
+) -> None:
+    scene = Scene(slots=1)
+    id = scene.submit()
+    earlier(scene, id, how)
+    if waits:
+        _, running = scene.placed()
+        attempt = scene.place(id)
+        scene.tell()
+        out = scene.ends(running)
+    else:
+        attempt = scene.place(id)
+        out = scene.receive(scene.founder, scene.told + 1)
+    assert [e.attempt for e in out.then if isinstance(e, fx.Start)] == [attempt]
+    assert not [e for e in out.at_once if isinstance(e, fx.Start)], "it waits for the commit"
+    (started,) = [decode_body(e.kind, e.body) for e in out.append if e.kind == "TaskStarted"]
+    assert isinstance(started, TaskStarted)
+    assert (started.task, started.attempt) == (id, attempt)
+    scene.commit()
+    scene.tick(2 * scene.timers.started_after_s)
+    assert len(scene.said(TaskStarted)) == 1, "once"
+
+
+@pytest.mark.parametrize("how", ["failed", "fenced"])
+def test_a_task_whose_device_outlived_it_is_told_of_only_where_it_lasts(how: str) -> None:
+    scene = Scene()
+    id = scene.submit()
+    earlier(scene, id, how)
+    attempt = scene.place(id)
+    scene.tell()
+    assert scene.starts() == [attempt]
+    assert scene.said(TaskStarted) == []
 
 
 def test_a_result_is_told_with_its_bytes_and_its_size() -> None:
@@ -374,7 +445,9 @@ def test_stopping_while_nothing_can_be_written_is_no_mistake() -> None:
     scene.give(ins.Stop())
     scene.tick(scene.timers.stop_s + 0.1)
     scene.tick(2.0)
-    assert scene.effects(fx.Stopped) or scene.out.then
+    assert scene.declined() == {}
+    assert len(scene.effects(fx.StopAttempt)) == 1
+    assert scene.effects(fx.Stopped)
 
 
 # After a restart.
@@ -397,8 +470,6 @@ def test_what_was_accepted_before_a_restart_is_given_back() -> None:
 
 
 def test_what_was_settled_before_the_node_began_to_write_is_not_given_back() -> None:
-    from kowalski_protocol.events import TaskSettled
-
     scene = Scene()
     id, _ = scene.placed()
     scene.founder.write(TaskSettled(id, b"", "failed"))

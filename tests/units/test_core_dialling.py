@@ -8,7 +8,8 @@ from kowalski_ledger.state import State
 from kowalski_node.core import effects as fx
 from kowalski_node.core.book import Book
 from kowalski_node.core.dialling import ADDRESSES_MAX, Dialling
-from kowalski_node.core.inputs import AddressesLearned, DialEnded, Now
+from kowalski_node.core.inputs import AddressesLearned, DialEnded, Now, PeerDisconnected, Tick
+from kowalski_node.core.node import Node, NodeConfig
 from kowalski_node.core.peers import Peers
 from kowalski_node.core.sync import Sync
 from kowalski_protocol.clock import HybridClock
@@ -17,6 +18,7 @@ from kowalski_protocol.identity import verify
 from kowalski_protocol.ids import Author
 from kowalski_protocol.limits import LAN, LIMITS
 from tests.stories.world import World
+from tests.units.bench import START_MS, Bench
 from tests.units.histories import History, folded
 
 HERE = ("/ip4/10.0.0.1/tcp/1",)
@@ -92,7 +94,8 @@ def test_strangers_are_not_dialled(side: Side) -> None:
 def test_a_newcomer_that_knows_no_member_dials_where_it_was_sent() -> None:
     side = Side(newcomer=True)
     side.learn(0.0, side.founder)
-    assert side.dials(0.0) == [fx.Dial(side.founder, HERE)]
+    side.learn(0.0, side.other, THERE)
+    assert side.dials(0.0) == [fx.Dial(side.founder, HERE), fx.Dial(side.other, THERE)]
 
 
 def test_its_inviter_is_dialled_before_its_admission_is_known(side: Side) -> None:
@@ -183,6 +186,46 @@ def test_the_newest_hints_come_first_each_once_and_only_so_many(side: Side) -> N
     addresses = side.peers.peer(side.other).addresses
     assert len(addresses) == len(set(addresses)) == ADDRESSES_MAX
     assert addresses[:2] == (f"/ip4/10.0.0.{3 * ADDRESSES_MAX - 1}/tcp/1", *HERE)
+
+
+# In a node.
+
+
+def dials(out: fx.Outbox) -> list[fx.Effect]:
+    return [effect for effect in out.at_once if isinstance(effect, fx.Dial)]
+
+
+def test_a_member_that_is_away_is_dialled_with_the_next_tick() -> None:
+    bench = Bench(3)
+    away = bench.others[0].author
+    bench.give(PeerDisconnected(away))
+    assert dials(bench.tick(0.05)) == []
+    bench.give(AddressesLearned(away, HERE, False))
+    assert dials(bench.tick(0.05)) == [fx.Dial(away, HERE)]
+    bench.give(DialEnded(away, False))
+    assert dials(bench.tick(0.05)) == []
+    assert dials(bench.tick(bench.timers.redial_max_s)) == [fx.Dial(away, HERE)]
+
+
+def test_a_member_whose_connection_closes_is_dialled_in_the_same_step() -> None:
+    bench = Bench(3)
+    away = bench.others[0].author
+    bench.give(AddressesLearned(away, HERE, False))
+    assert dials(bench.tick(1.0)) == []
+    assert dials(bench.give(PeerDisconnected(away))) == [fx.Dial(away, HERE)]
+
+
+def test_a_newcomer_dials_whoever_its_inviter_named() -> None:
+    history = History(3)
+    config = NodeConfig(history.devices[2].author, "new", 1, LAN, 2)
+    now = Now(0.0, START_MS)
+    hint = history.founder.author
+    node = Node(config, State(history.cluster), now, founder_hint=hint)
+    out = fx.Outbox()
+    for device in history.devices[:2]:
+        node.step(AddressesLearned(device.author, HERE, True), now, out)
+    node.step(Tick(), Now(0.05, START_MS), out)
+    assert dials(out) == [fx.Dial(device.author, HERE) for device in history.devices[:2]]
 
 
 def test_cut_off_devices_find_each_other_again_by_dialling() -> None:

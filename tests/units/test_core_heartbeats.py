@@ -10,6 +10,7 @@ import pytest
 from kowalski_ledger.fold import cluster_id
 from kowalski_ledger.state import State
 from kowalski_node.core import effects as fx
+from kowalski_node.core import inputs as ins
 from kowalski_node.core.book import Book
 from kowalski_node.core.device import Device
 from kowalski_node.core.heartbeats import PEERS_PER_HEARTBEAT, Heartbeats
@@ -21,9 +22,10 @@ from kowalski_protocol.events import ClusterFounded, LeaderClaimed
 from kowalski_protocol.feeds import Feed, Head
 from kowalski_protocol.ids import Author
 from kowalski_protocol.limits import LAN, LIMITS
+from kowalski_protocol.tasks import parse_task
 from kowalski_protocol.telemetry import Heartbeat
 from kowalski_protocol.topics import RESULT, TASK
-from tests.stories.world import World
+from tests.units.bench import Bench
 
 DESK, LAPTOP = Author(b"d" * 32), Author(b"l" * 32)
 WALL_MS = 1_790_000_000_000
@@ -101,9 +103,16 @@ def test_lanes_hear_it_often_and_gossip_less(desk: Desk) -> None:
 @pytest.mark.parametrize("members", [1, PEERS_PER_HEARTBEAT, 4 * PEERS_PER_HEARTBEAT, 128])
 def test_what_it_costs_stays_level_however_many_members_there_are(desk: Desk, members: int) -> None:
     desk.heartbeats.members(members)
-    lanes, _ = desk.times(16.0)
-    sent_a_second = len(lanes) * members / 16.0
-    assert sent_a_second <= 1.1 * PEERS_PER_HEARTBEAT / LAN.heartbeat_s
+    lanes, gossip = desk.times(16.0)
+    most = 1.1 * PEERS_PER_HEARTBEAT * 16.0
+    assert len(lanes) * members <= most / LAN.heartbeat_s
+    assert len(gossip) * members <= most / LAN.gossip_heartbeat_s
+
+
+def test_heartbeats_grow_rarer_from_a_number_of_members_on(desk: Desk) -> None:
+    for members, scale in ((1, 1.0), (PEERS_PER_HEARTBEAT, 1.0), (40, 2.5), (128, 8.0)):
+        desk.heartbeats.members(members)
+        assert desk.peers.scale == scale
 
 
 def test_each_has_the_next_number(desk: Desk) -> None:
@@ -176,16 +185,73 @@ def test_it_dates_itself_by_the_wall_clock(desk: Desk) -> None:
     assert desk.says(2.0).wall_ms == WALL_MS + 2000
 
 
+# In a node.
+
+
+def beats(bench: Bench) -> list[Heartbeat]:
+    return [sent.heartbeat for sent in bench.effects(fx.SendHeartbeat)]
+
+
 def test_it_counts_what_runs_here_and_what_waits() -> None:
-    world = World("desk")
-    desk = world["desk"]
-    desk.run_s = None
-    task: dict[str, object] = {"kind": "tool", "payload": {"tool": "echo"}}
-    world.accepted("desk", *[task] * 9)
-    world.run(0.5)
-    out = fx.Outbox()
-    desk.core.heartbeats.send(desk.now, out)
-    (sent,) = out.at_once
-    assert isinstance(sent, fx.SendHeartbeat)
-    assert sent.heartbeat.running == desk.slots == len(desk.running)
-    assert sent.heartbeat.queued == desk.core.attempts.counts[desk.author] - desk.slots > 0
+    bench = Bench(1)
+    task = parse_task({"kind": "tool", "payload": {"tool": "echo"}})
+    keys = [bytes([number]) * 16 for number in range(9)]
+    bench.give(ins.Submit(1, [task] * 9, keys))
+    bench.commit()
+    bench.done.clear()
+    bench.tick(LAN.heartbeat_s)
+    (said,) = beats(bench)
+    assert said.running == bench.node.device.slots == 2
+    assert said.queued == bench.node.attempts.counts[bench.me.author] - 2 > 0
+
+
+def test_a_large_cluster_beats_more_slowly() -> None:
+    bench = Bench(33)
+    assert bench.node.peers.scale == pytest.approx(33 / PEERS_PER_HEARTBEAT)
+    bench.done.clear()
+    bench.pass_time(5.0, heard=False)
+    interval_s = bench.timers.heartbeat_s * 33 / PEERS_PER_HEARTBEAT
+    assert 5.0 / (interval_s + bench.timers.tick_s) - 2 <= len(beats(bench)) <= 5.0 / interval_s + 2
+
+
+def test_who_is_heard_for_the_first_time_hears_so_with_the_next_tick() -> None:
+    bench = Bench(3, alive=False)
+    bench.pass_time(1.6, heard=False)
+    bench.done.clear()
+    bench.hear(bench.others[0], echoes=())
+    assert beats(bench) == []
+    bench.tick(0.01)
+    assert len(beats(bench)) == 1
+
+
+def test_who_is_alive_makes_no_haste_by_being_heard() -> None:
+    bench = Bench(3)
+    bench.tick(LAN.heartbeat_s)
+    bench.done.clear()
+    bench.hear(bench.others[0])
+    bench.tick(0.01)
+    assert beats(bench) == []
+
+
+def test_who_connects_is_told_at_once() -> None:
+    bench = Bench(2, alive=False)
+    bench.done.clear()
+    bench.give(ins.PeerConnected(bench.others[0].author, "memory"))
+    assert len(beats(bench)) == 1
+
+
+def test_the_newest_sample_of_the_sensors_is_told() -> None:
+    bench = Bench(2)
+    bench.done.clear()
+    bench.give(ins.SampleTaken({"cpu": 0.5}))
+    bench.pass_time(2.0)
+    assert [said.sample for said in beats(bench) if said.sample is not None] == [{"cpu": 0.5}]
+
+
+def test_a_node_that_stops_or_can_not_write_says_so_at_once() -> None:
+    bench = Bench(2)
+    bench.done.clear()
+    bench.give(ins.CommitFailed("disk_full"))
+    assert [said.writes for said in beats(bench)] == [False]
+    bench.give(ins.Stop())
+    assert [said.stopping for said in beats(bench)] == [False, True]

@@ -1,6 +1,8 @@
-"""The node as a whole: requests of people, what members send that is odd, and its own book."""
+"""The node as a whole: its start and end, requests of people, and odd things that members send."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,12 +10,10 @@ import pytest
 from kowalski_ledger.state import State
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
-from kowalski_node.core.book import Book
 from kowalski_node.core.node import OPENING_MAX, Node, NodeConfig
-from kowalski_protocol.clock import HybridClock
-from kowalski_protocol.events import CancelRequested, LeaderClaimed
+from kowalski_protocol.events import LeaderClaimed
 from kowalski_protocol.feeds import Feed, Head
-from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.ids import EventHash, TaskId
 from kowalski_protocol.limits import LIMITS, LOCAL
 from kowalski_protocol.tasks import parse_task
 from kowalski_protocol.topics import RESULT, TASK
@@ -23,10 +23,10 @@ from tests.units.histories import History, Writer
 ECHO = {"kind": "tool", "payload": {"tool": "echo"}}
 
 
-def submit(ticket: int, count: int = 1, **options: object) -> ins.Submit:
+def submit(ticket: int, count: int = 1, **options: Any) -> ins.Submit:
     submissions = [parse_task(ECHO)] * count
     keys = [bytes([ticket, n]) + bytes(14) for n in range(count)]
-    return ins.Submit(ticket, submissions, keys, **options)  # type: ignore[arg-type]
+    return ins.Submit(ticket, submissions, keys, **options)
 
 
 # Admission and weights.
@@ -250,11 +250,44 @@ def test_new_capabilities_let_what_waits_be_placed() -> None:
     assert "TaskPlaced" in bench.kinds()
 
 
-def test_a_cancellation_of_an_unknown_task_is_nothing() -> None:
+# Cancelling.
+
+
+def test_a_cancellation_is_written_once_and_ends_the_task() -> None:
     bench = Bench(1)
+    waits = parse_task({**ECHO, "requires": {"cores": 99}, "failover": "queue"})
+    bench.give(ins.Submit(1, [waits], [bytes(16)]))
+    (task,) = bench.state.tasks.values()
+    bench.give(ins.Cancel(task.id), ins.Cancel(task.id))
+    assert bench.kinds().count("CancelRequested") == 1
+    assert task.settled is not None
+    assert task.settled.outcome == "cancelled"
+
+
+def test_a_cancellation_while_the_node_starts_waits_for_the_task_that_came_before_it() -> None:
+    bench = Bench(1, alive=False)
+    again = Bench(1, alive=False)
+    for each in (bench, again):
+        each.give(submit(1))
+    bench.tick(0.05)
+    (id,) = bench.state.tasks
+    again.give(ins.Cancel(id))
+    assert again.state.tasks == {}
+    again.tick(0.05)
+    assert again.kinds().count("CancelRequested") == 1
+
+
+def test_a_cancellation_of_an_unknown_task_or_on_a_full_disk_is_nothing() -> None:
+    bench = Bench(1)
+    bench.give(submit(1))
     before = len(bench.kinds())
     bench.give(ins.Cancel(TaskId(bytes(16))))
+    bench.give(ins.CommitFailed("disk_full"))
+    bench.give(*(ins.Cancel(id) for id in bench.state.tasks))
     assert len(bench.kinds()) == before
+
+
+# Answers.
 
 
 def test_an_empty_request_is_answered() -> None:
@@ -276,138 +309,6 @@ def test_is_settled_means_on_the_disk() -> None:
     assert not bench.node.is_settled(task)
     bench.commit()
     assert bench.node.is_settled(task)
-
-
-# What waits says why.
-
-
-def test_a_task_that_waits_says_for_what() -> None:
-    bench = Bench(1)
-    never = parse_task({**ECHO, "requires": {"cores": 99}, "failover": "queue"})
-    bench.give(ins.Submit(1, [never], [bytes(16)]))
-    (task,) = bench.state.tasks.values()
-    leader = bench.node.leader
-    assert leader.waiting_reason(task) == "waits for a device that can run it"
-    bench.give(submit(2, 40))
-    busy = [t for t in bench.state.tasks.values() if not t.attempts and t is not task]
-    assert leader.waiting_reason(busy[0]) == "waits for a free place"
-    placed = next(t for t in bench.state.tasks.values() if t.attempts)
-    assert leader.waiting_reason(placed) is None
-
-
-def test_a_task_between_two_attempts_says_so() -> None:
-    bench = Bench(1)
-    retry = parse_task({**ECHO, "retry": {"max_attempts": 2, "backoff_s": 9}})
-    bench.give(ins.Submit(1, [retry], [bytes(16)]))
-    bench.commit()
-    (start,) = bench.effects(fx.Start)
-    ended = ins.AttemptEnded(start.attempt, False, "tool_failed", b"r", bytes(32), False, 0, 0)
-    bench.give(ended)
-    (task,) = bench.state.tasks.values()
-    reason = bench.node.leader.waiting_reason(task)
-    assert reason == "waits before its next attempt"
-
-
-# The book.
-
-
-def book() -> Book:
-    history = History(1)
-    state = State(history.cluster)
-    return Book(history.founder.author, state, HybridClock(max_ahead_ms=1), LIMITS)
-
-
-def test_a_feed_begins_with_nothing_and_remembers_what_it_went_through() -> None:
-    limits = msgspec.structs.replace(LIMITS, recent_hashes_max=3)
-    history = History(1)
-    mine = Book(history.founder.author, State(history.cluster), HybridClock(max_ahead_ms=1), limits)
-    end = mine.end(Feed(history.founder.author, TASK))
-    assert (end.seq, end.hlc, end.hash_at(0)) == (0, 0, end.hash)
-    for _ in range(4):
-        history.founder.write(CancelRequested(bytes(16)))
-    mine.load(history.founder.feeds[TASK])
-    hashes = [event.hash for event in history.founder.feeds[TASK]]
-    assert [end.hash_at(seq) for seq in (5, 4, 3)] == hashes[:1:-1]
-    assert end.hash_at(2) is None, "long gone"
-    assert end.hash_at(6) is None, "not there yet"
-
-
-def test_nothing_is_written_before_the_node_may() -> None:
-    with pytest.raises(AssertionError):
-        book().write(LeaderClaimed(1, b""), ins.Now(0.0, START_MS), fx.Outbox())
-
-
-def test_what_is_written_is_later_than_all_that_was_adopted() -> None:
-    history = History(1)
-    ahead = history.founder
-    ahead.hlc += 1 << 45
-    ahead.write(CancelRequested(bytes(16)))
-    mine = Book(ahead.author, State(history.cluster), HybridClock(max_ahead_ms=1), LIMITS)
-    out = fx.Outbox()
-    for event in ahead.feeds[TASK]:
-        mine.take(event, out)
-    mine.may_write = True
-    event = mine.write(LeaderClaimed(1, b""), ins.Now(0.0, START_MS), out)
-    assert event.hlc > ahead.feeds[TASK][-1].hlc
-
-
-def test_heads_have_one_hash_whatever_the_order_in_which_they_came() -> None:
-    heads = {
-        Feed(Author(bytes([n]) * 32), topic): Head(n, EventHash(bytes([n]) * 32))
-        for n in (1, 2, 3)
-        for topic in (TASK, RESULT)
-    }
-    one, other = book(), book()
-    one.commit(heads)
-    other.commit(dict(reversed(heads.items())))
-    assert one.heads_hash() == other.heads_hash()
-    other.commit({Feed(Author(bytes([9]) * 32), TASK): Head(1, EventHash(bytes(32)))})
-    assert one.heads_hash() != other.heads_hash()
-
-
-def test_only_what_was_committed_is_committed() -> None:
-    mine = book()
-    author = mine.author
-    assert not mine.is_committed(author, TASK, 1)
-    assert mine.own_committed(TASK) == 0
-    mine.commit({Feed(author, TASK): Head(5, EventHash(bytes(32)))})
-    assert mine.is_committed(author, TASK, 5)
-    assert not mine.is_committed(author, TASK, 6)
-    assert not mine.is_committed(author, RESULT, 1)
-    assert mine.own_committed(TASK) == 5
-
-
-# A leader that can't write.
-
-
-def test_a_leader_that_can_not_write_gives_nothing_up_and_does_so_when_it_can() -> None:
-    bench = Bench(3)
-    other = bench.others[0]
-    other.write(advert(other.name))
-    bench.receive(other)
-    task = parse_task({**ECHO, "device_filter": "network"})
-    bench.give(ins.Submit(1, [task] * 3, [bytes([n]) * 16 for n in range(3)]))
-    bench.commit()
-    placed = [
-        task
-        for task in bench.state.tasks.values()
-        if any(attempt.device == other.author for attempt in task.attempts)
-    ]
-    assert placed
-    bench.give(ins.CommitFailed("disk_full"), ins.PeerDisconnected(other.author))
-    for _ in range(10):
-        bench.tick(0.05)
-    assert other.author not in bench.node.peers.present
-    third = bench.others[1]
-    third.write(CancelRequested(bytes(16)))
-    bench.give(ins.FrameReceived(None, bench.frame(third)))
-    for task in placed:
-        bench.state.touch(task)
-    bench.tick(0.05)
-    assert "AttemptLost" not in bench.kinds()
-    bench.give(ins.Committed({}))
-    bench.tick(0.05)
-    assert bench.kinds().count("AttemptLost") == len(placed)
 
 
 # Own events that come back.
