@@ -122,8 +122,6 @@ def capable(
     able: list[Author] = []
     unable: dict[Author, str] = {}
     for author, advert in state.adverts.items():
-        if author not in state.members:
-            continue
         if pinned is not None and author != pinned:
             unable[author] = "is not the device that is asked for"
         elif spec.device_filter == "local" and author != submitter:
