@@ -360,6 +360,8 @@ class Faults:
         and by the node itself when it starts the next time.
         """
         device = self._one(fault)
+        if not self._world.whole_besides(device):
+            return  # Somebody must be left who can start.
         events = device.disk.events
         event = events[int(fault.how_much * len(events))] if events else None
         if event is None or not event.body:

@@ -116,8 +116,7 @@ class World:
 
     def lose(self, device: Device) -> None:
         """A device's disk is gone, with all that it held and its key; one always stays."""
-        left = [d for d in self.devices if not d.is_gone and d is not device]
-        if device.is_gone or len(left) < 2 or device is self.devices[0]:
+        if device.is_gone or not self.whole_besides(device) or device is self.devices[0]:
             return
         device.crash()
         self._gone(device)
@@ -126,6 +125,14 @@ class World:
         device.is_gone = True
         self.disks_hurt.add(device.author)
         self.tell(f"{device} is gone for ever")
+
+    def whole_besides(self, device: Device) -> bool:
+        """Whether another device is there whose disk is as it should be."""
+        return any(
+            not other.is_gone and other.author not in self.disks_hurt
+            for other in self.devices
+            if other is not device
+        )
 
     def admit_newcomer(self) -> None:
         """A device that nobody knew is let in by the founder."""
