@@ -133,7 +133,8 @@ async def assert_all_agree(
     for node, views in zip(cluster.living(), shown, strict=True):
         for id in wanted:
             assert outcome(views[id]) == outcome(first[id]), (
-                f"task {id} on {node.name}\n{Evidence(node.home).story(id)}"
+                f"task {id} on {node.name}: {outcome(views[id])}, not {outcome(first[id])}\n"
+                f"{Evidence(node.home).story(id)}"
             )
     return first
 
