@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .bugs import BUGS
+from .bugs import BUGS, caught
 from .faults import KINDS
 from .options import PRESETS, Options
 from .running import Report, run
@@ -88,13 +88,17 @@ def _task(_context: click.Context, _parameter: click.Parameter, value: str | Non
     return value
 
 
-def _hours(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):
+def _hours(
+    _context: click.Context, _parameter: click.Parameter, value: float | None
+) -> float | None:
+    if value is not None and math.isnan(value):
         raise click.BadParameter("a number of hours is wanted.")
     return value
 
 
-def _bug(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def _bug(
+    _context: click.Context | None, _parameter: click.Parameter | None, value: str | None
+) -> str | None:
     if value is not None and value not in BUGS:
         raise click.BadParameter(f"there is no bug '{value}'; there are {', '.join(BUGS)}.")
     return value
@@ -261,6 +265,32 @@ def shrink_(
         options, report = shrink(options, report, told=told)
     show(report, options)
     raise SystemExit(1)
+
+
+@main.command("bugs")
+@click.argument("names", nargs=-1)
+@click.option("--seeds", type=click.IntRange(1), default=1000, show_default=True, help="At most.")
+@click.option("--hours", type=click.FloatRange(0.001), callback=_hours, help="[default: the bug's]")
+def bugs_(names: tuple[str, ...], seeds: int, hours: float | None) -> None:
+    """Plant bugs in the core, one after the other, and see whether each is caught.
+
+    Without NAMES all of them; exit with 1 if one is not caught.
+    """
+    for name in names:
+        _bug(None, None, name)
+    missed = 0
+    width = max(map(len, BUGS))
+    for name in names or tuple(BUGS):
+        minutes = None if hours is None else hours * 60.0
+        found = caught(name, range(seeds), minutes)
+        if found is None:
+            missed += 1
+            console.print(f"{name:<{width}}  [bold red]not caught[/] in {seeds:,} seeds")
+        else:
+            about = f"seed {found.seed:>4}, the {found.tried}.: {found.check}: {found.sentence}"
+            console.print(f"{name:<{width}}  {about}", markup=False, soft_wrap=True)
+    console.print(f"{len(names or BUGS) - missed} of {len(names or BUGS)} caught")
+    raise SystemExit(1 if missed else 0)
 
 
 if __name__ == "__main__":
