@@ -246,6 +246,12 @@ class Checks:
         settled = task.settled
         assert settled is not None
         self._must_hold(device, settled.author, TASK, settled.seq, fx.Settled(id))
+        if settled.attempt:
+            attempt = task.attempt(settled.attempt)
+            if attempt is None or attempt.end is None:
+                self.fail("an end has its result", f"{device} shows none", task=id)
+            else:
+                self._must_hold(device, attempt.device, RESULT, attempt.end.seq, fx.Settled(id))
         self._check_settlement(device, task)
 
     def _check_settlement(self, device: Device, task: Task) -> None:

@@ -211,7 +211,7 @@ class Service:
 
     async def wait(self, task_id: str, wait_s: float) -> TaskView:
         task = self._task(task_id)
-        if not self._node.is_settled(task):
+        if not self._node.book.is_settled(task):
             waiter = self._waiters.setdefault(task.id, trio.Event())
             with trio.move_on_after(max(0.0, wait_s)):
                 await waiter.wait()

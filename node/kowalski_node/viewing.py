@@ -33,7 +33,7 @@ from .views import (
 
 def task_state(node: Node, task: Task) -> str:
     """The word for where a task is."""
-    if node.is_settled(task):
+    if node.book.is_settled(task):
         return "settled"
     ends = [a.end for a in task.attempts if a.end is not None]
     if any(end.kind == "completed" for end in ends):
@@ -96,7 +96,7 @@ def task_view(
     end = attempt.end if attempt else None
     started_ms = (end.started_ms if end else 0) or (attempt.started_ms if attempt else 0)
     run_s = end.run_us / 1e6 if end and end.kind != "declined" else None
-    settled = task.settled if node.is_settled(task) else None
+    settled = task.settled if node.book.is_settled(task) else None
     return TaskView(
         id=task.id.hex(),
         kind=spec.kind,

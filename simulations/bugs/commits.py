@@ -77,6 +77,15 @@ COMMITS: Final = (
         ),
     ),
     Bug(
+        "end_without_its_result",
+        "Who waits for a task is woken by its owner's word, whether its result is there or not.",
+        Change(
+            "core.attempts:has_end",
+            "return attempt is not None and attempt.end is not None",
+            "return True",
+        ),
+    ),
+    Bug(
         "started_before_commit",
         "A run starts before its placement is durable on its device.",
         Change(

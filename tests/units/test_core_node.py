@@ -11,13 +11,13 @@ from kowalski_ledger.state import State
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.node import OPENING_MAX, Node, NodeConfig
-from kowalski_protocol.events import LeaderClaimed
+from kowalski_protocol.events import LeaderClaimed, TaskSettled
 from kowalski_protocol.feeds import Feed, Head
 from kowalski_protocol.ids import EventHash, TaskId
 from kowalski_protocol.limits import LIMITS, LOCAL
 from kowalski_protocol.tasks import parse_task
 from kowalski_protocol.topics import RESULT, TASK
-from tests.units.bench import START_MS, Bench, advert, sign
+from tests.units.bench import START_MS, Bench, Follower, advert, sign
 from tests.units.histories import History, Writer
 
 ECHO = {"kind": "tool", "payload": {"tool": "echo"}}
@@ -306,9 +306,31 @@ def test_is_settled_means_on_the_disk() -> None:
     (start,) = bench.effects(fx.Start)
     bench.give(ins.AttemptEnded(start.attempt, True, "", b"r", bytes(32), False, 0, 0))
     assert task.settled is not None
-    assert not bench.node.is_settled(task)
+    assert not bench.node.book.is_settled(task)
     bench.commit()
-    assert bench.node.is_settled(task)
+    assert bench.node.book.is_settled(task)
+
+
+def test_an_end_is_shown_with_its_result_and_not_before() -> None:
+    """The owner's word may arrive before the word of the device that it goes by."""
+    bench = Follower(3)
+    founder, third = bench.founder, bench.third
+    claim = founder.write(LeaderClaimed(1, b"")).hash
+    task = bench.history.submit(founder)
+    attempt = bench.history.place(founder, task, third, claim)
+    result = bench.history.complete(third, task, attempt)
+    founder.write(TaskSettled(task, b"", "completed", attempt))
+    bench.receive(founder, bench.told + 1)
+    bench.commit()
+    record = bench.state.tasks[task]
+    assert record.settled is not None
+    assert not bench.effects(fx.Settled)
+    assert not bench.node.book.is_settled(record)
+    bench.give(ins.FrameReceived(third.author, sign(third, [result])))
+    assert not bench.node.book.is_settled(record)
+    bench.commit()
+    assert [effect.task for effect in bench.effects(fx.Settled)] == [task]
+    assert bench.node.book.is_settled(record)
 
 
 # Own events that come back.

@@ -65,7 +65,7 @@ class Carrier:
             )
         elif isinstance(effect, fx.Settled):
             task = self.node.state.tasks[effect.task]
-            self.settled[effect.task] = self.node.is_settled(task)
+            self.settled[effect.task] = self.node.book.is_settled(task)
             if len(self.settled) == TASKS:
                 self.ended.set()
 

@@ -41,6 +41,18 @@ def lost_with(attempt: Attempt) -> bool:
     )
 
 
+def has_end(task: Task) -> bool:
+    """Whether the owner's word is here, and the device's word that it goes by.
+
+    Either may arrive first; an end without its result would be no answer.
+    """
+    settled = task.settled
+    if settled is None or not settled.attempt:
+        return settled is not None
+    attempt = task.attempt(settled.attempt)
+    return attempt is not None and attempt.end is not None
+
+
 def took_device(attempt: Attempt) -> bool:
     """Whether its device was lost or ended before the attempt did, begun or not."""
     end = attempt.end

@@ -12,15 +12,16 @@ from collections import deque
 from collections.abc import Sequence
 
 from kowalski_ledger.fold import fold
-from kowalski_ledger.state import State
+from kowalski_ledger.state import State, Task
 from kowalski_protocol.clock import HybridClock
 from kowalski_protocol.codec import encode
 from kowalski_protocol.events import Body
 from kowalski_protocol.feeds import Event, Feed, Head, event_hash, genesis
 from kowalski_protocol.ids import Author, EventHash
 from kowalski_protocol.limits import Limits
-from kowalski_protocol.topics import FEED_TOPICS
+from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
+from .attempts import has_end
 from .effects import Outbox
 from .inputs import Now
 
@@ -128,6 +129,21 @@ class Book:
         """Whether an event is durable here."""
         head = self.committed.get(Feed(author, topic))
         return head is not None and head.seq >= seq
+
+    def is_settled(self, task: Task) -> bool:
+        """Whether a task's end is durable here, with the result that it goes by.
+
+        The state runs ahead of the disk by one commit.
+        """
+        settled = task.settled
+        if settled is None or not has_end(task):
+            return False
+        attempt = task.attempt(settled.attempt)
+        return self.is_committed(settled.author, TASK, settled.seq) and (
+            attempt is None
+            or attempt.end is None
+            or self.is_committed(attempt.device, RESULT, attempt.end.seq)
+        )
 
     def own_committed(self, topic: str) -> int:
         """How far the own feed of a topic is durable."""

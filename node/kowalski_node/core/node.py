@@ -33,7 +33,7 @@ from kowalski_protocol.limits import LIMITS, Limits, Timers
 from kowalski_protocol.telemetry import decode_datagram
 from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
-from .attempts import Attempts
+from .attempts import Attempts, has_end
 from .book import Book
 from .device import Device
 from .dialling import Dialling
@@ -209,7 +209,7 @@ class Node:
                 self.owner.consider(task, now, out)
                 self.device.consider(task, now, out)
                 self.leader.consider(task, now, out)
-                if task.settled is not None:
+                if has_end(task):
                     out.then.append(Settled(task.id))
             if not state.touched:
                 self.leader.place(now, out)
@@ -284,11 +284,6 @@ class Node:
         waiting, self._opening = self._opening, []
         for request in waiting:
             self._handlers[type(request)](request, now, out)
-
-    def is_settled(self, task: Task) -> bool:
-        """Whether a task's end is durable here; the state runs ahead of the disk by one commit."""
-        settled = task.settled
-        return settled is not None and self.book.is_committed(settled.author, TASK, settled.seq)
 
     @property
     def open(self) -> bool:
@@ -397,6 +392,16 @@ class Node:
             out.at_once.append(Answer(request.ticket, problem=problem))
         return problem is None
 
+    def _may_govern(self, request: Admit | SetWeights, what: str, out: Outbox) -> bool:
+        if not self._may_take(request, out):
+            return False
+        me = self.state.members.get(self.config.author)
+        if me is None or me.role != "admin":
+            problem = Problem("not_allowed", f"Only an admin's device can {what}.")
+            out.at_once.append(Answer(request.ticket, problem=problem))
+            return False
+        return True
+
     def _submit(self, request: Submit, now: Now, out: Outbox) -> None:
         if self._may_take(request, out):
             self.submissions.submit(request, now, out)
@@ -415,13 +420,10 @@ class Node:
             self.book.write(CancelRequested(cancel.task), now, out)
 
     def _admit(self, admit: Admit, now: Now, out: Outbox) -> None:
-        if not self._may_take(admit, out):
+        if not self._may_govern(admit, "let others in", out):
             return
-        me = self.state.members.get(self.config.author)
         problem: Problem | None = None
-        if me is None or me.role != "admin":
-            problem = Problem("not_allowed", "Only an admin's device can let others in.")
-        elif admit.invite in self.state.invites_used:
+        if admit.invite in self.state.invites_used:
             problem = Problem("invite_used", "This invite was used before.")
         elif len(self.state.members) >= self.config.limits.members_max:
             problem = Problem("not_allowed", "The cluster has as many members as it may.")
@@ -433,12 +435,7 @@ class Node:
         out.then.append(Answer(admit.ticket, True))
 
     def _set_weights(self, change: SetWeights, now: Now, out: Outbox) -> None:
-        if not self._may_take(change, out):
-            return
-        me = self.state.members.get(self.config.author)
-        if me is None or me.role != "admin":
-            problem = Problem("not_allowed", "Only an admin's device can change the weights.")
-            out.at_once.append(Answer(change.ticket, problem=problem))
+        if not self._may_govern(change, "change the weights", out):
             return
         self.book.write(WeightsChanged(change.kind, dict(change.weights)), now, out)
         out.then.append(Answer(change.ticket, True))
