@@ -13,7 +13,7 @@ from kowalski_ledger.state import Task
 from kowalski_node.core import effects as fx
 from kowalski_node.core.commits import Commit
 from kowalski_protocol.feeds import Event, Feed
-from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.ids import Author, ClusterId, EventHash, TaskId
 from kowalski_protocol.limits import LIMITS
 from kowalski_protocol.topics import RESULT, TASK
 
@@ -67,7 +67,7 @@ class Checks:
         """Honest authors whose disk was set back while nobody could tell them so."""
         self.written_s: dict[EventHash, float] = {}
         """When an event was first on a disk."""
-        self._hashes: dict[tuple[Author, str, int], EventHash] = {}
+        self._hashes: dict[tuple[ClusterId, Author, str, int], EventHash] = {}
         self._followed: dict[str, list[EventHash]] = {}
         """The claims that a device followed, one after the other."""
         self._learned: dict[tuple[str, EventHash], int] = {}
@@ -110,7 +110,7 @@ class Checks:
         self._commits += 1
         hashes, now_s = self._hashes, self._world.agenda.now_s
         for event in commit.events:
-            place = (event.author, event.topic, event.seq)
+            place = (device.cluster, event.author, event.topic, event.seq)
             before = hashes.setdefault(place, event.hash)
             if event.author == device.author:
                 self.written_s.setdefault(event.hash, now_s)

@@ -23,6 +23,7 @@ class Clock:
         self._since_s = 0.0
         self._mono_s = self._began_s
         self._wall_ms = float(START_MS)
+        self._suspended_s: float | None = None
         self.greatest_ms = 0
         """The latest that it ever showed."""
 
@@ -40,6 +41,23 @@ class Clock:
         """Sets the wall clock forward or back; it never shows a time before 1970."""
         self._settle()
         self._wall_ms = max(0.0, self._wall_ms + by_ms)
+
+    def set_right(self) -> None:
+        """A time server sets the wall clock."""
+        self._settle()
+        self._wall_ms = START_MS + self._agenda.now_s * 1000.0
+
+    def suspend(self) -> None:
+        """The device sleeps: its monotonic clock stands still, as Linux's does."""
+        if self._suspended_s is None:
+            self._suspended_s = self._agenda.now_s
+
+    def resume(self) -> None:
+        """It is awake; the wall clock has gone on."""
+        if self._suspended_s is not None:
+            self._settle()
+            self._mono_s -= self._agenda.now_s - self._suspended_s
+            self._suspended_s = None
 
     def set_drift(self, drift: float) -> None:
         """From now on it is too fast by so much, or too slow."""

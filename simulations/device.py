@@ -8,7 +8,7 @@ finishes nothing and hears everything later; a slow one takes its time for every
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kowalski_ledger.state import State
@@ -18,7 +18,7 @@ from kowalski_node.core.commits import Commit, Commits
 from kowalski_node.core.node import Node, NodeConfig
 from kowalski_node.pipeline import RETRY_S
 from kowalski_protocol.errors import Problem
-from kowalski_protocol.events import CapabilitiesAdvertised, ClusterFounded
+from kowalski_protocol.events import Body, CapabilitiesAdvertised, ClusterFounded
 from kowalski_protocol.feeds import Feed
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.telemetry import encode_datagram
@@ -48,6 +48,7 @@ class Device:
         self.clock = Clock(world.agenda, self.chance)
         self.labels = labels or {}
         self.slots = self.chance.choice((1, 2, 4, 8))
+        self.cluster = world.cluster
         # Its disk.
         self.disk = MemoryDisk()
         self.blobs: set[bytes] = set()
@@ -91,13 +92,14 @@ class Device:
     def boot(self, founder_hint: Author | None = None) -> bool:
         """Starts the node on what its disk holds; False where the ledger can't be read."""
         assert not self.is_up
+        self.clock.resume()
         self.life += 1
         world = self.world
         self.store = MemoryStore(self.disk)
         config = NodeConfig(self.author, self.name, START_MS + self.life, world.timers, self.slots)
         node = Node(
             config,
-            State(world.cluster),
+            State(self.cluster),
             self.clock.now(),
             founder_hint=founder_hint,
             verifier=world.notary.verify,
@@ -127,10 +129,10 @@ class Device:
         """Writes the first event of the cluster, as the first start of a device does."""
         config = NodeConfig(self.author, self.name, START_MS, self.world.timers, self.slots)
         now = self.clock.now()
-        node = Node(config, State(self.world.cluster), now, verifier=self.world.notary.verify)
+        node = Node(config, State(self.cluster), now, verifier=self.world.notary.verify)
         commits = Commits(node, self.identity, config.limits)
         node.found(founded, now, commits.gathered)
-        done(self.store.found(self.world.cluster, commits.begin().events))
+        done(self.store.found(self.cluster, commits.begin().events))
 
     def crash(self, *, power: bool = False) -> None:
         """The process ends at once; with `power` the disk loses what was not on it."""
@@ -160,6 +162,7 @@ class Device:
 
     def thaw(self) -> None:
         """It goes on, and hears what came meanwhile."""
+        self.clock.resume()
         if self.is_frozen:
             self.is_frozen = False
             self._backlog.appendleft((self._step, (ins.Tick(),)))
@@ -292,13 +295,24 @@ class Device:
     def _committed(self, commit: Commit) -> None:
         commits = self._commits
         assert commits is not None
-        for topic, data in commit.messages(self.world.cluster):
+        for topic, data in commit.messages(self.cluster):
             self._publish(topic, data)
         self._step(commit.committed())
         for effect in commit.then:
             if self.is_up:
                 self._carry_out(effect)
         self._is_committing = False
+        self._want_commit()
+
+    def write(self, bodies: Sequence[Body]) -> None:
+        """Writes facts that this release's core would not write; see `newer`."""
+        commits = self._commits
+        if commits is None or not self.core.book.may_write:
+            return
+        known = len(commits.gathered.append)
+        for body in bodies:
+            self.core.book.write(body, self.clock.now(), commits.gathered)
+        self.world.checks.stepped(self, commits.gathered.append[known:])
         self._want_commit()
 
     # What its node wants done.
@@ -364,9 +378,7 @@ class Device:
             wire.send(self.author, peer, size_bytes, self._hand_over, station, input)
 
     def _heartbeat(self, effect: fx.SendHeartbeat) -> None:
-        data = encode_datagram(
-            self.world.cluster, self.author, self.identity.sign, effect.heartbeat
-        )
+        data = encode_datagram(self.cluster, self.author, self.identity.sign, effect.heartbeat)
         self._to_all(ins.DatagramReceived(self.author, data), len(data))
         if effect.gossip:
             self._gossip(self.life, ins.DatagramReceived(None, data), len(data))

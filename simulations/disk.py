@@ -179,7 +179,7 @@ class MemoryStore:
         limits = self._limits
         room = min(size_bytes_max, limits.frame_size_bytes_max) - HEADER_SIZE_BYTES_MAX
         events_max = min(events_max, limits.frame_events_max)
-        rest = self._feeds.get(feed, [])[after_seq:]
+        rest = self._feeds.get(feed, [])[after_seq : after_seq + limits.frame_events_max + 1]
         end = 0
         for count, event in enumerate(rest[:events_max], 1):
             room -= len(event.kind) + len(event.body) + len(event.attachment or b"")

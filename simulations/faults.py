@@ -16,6 +16,7 @@ import msgspec
 from kowalski_protocol.ids import Author
 
 from .attackers import ATTACKS
+from .newer import novelties
 
 if TYPE_CHECKING:
     from .device import Device
@@ -59,7 +60,7 @@ KINDS: Final[dict[str, _Kind]] = {
     "connection_reset": _Kind((2, 20), (0, 0), whom=2),
     # Processes.
     "pause": _Kind((1, 6), (0.3, 30)),
-    "sleep": _Kind((0, 1), (60, 240)),
+    "closed_lid": _Kind((0, 2), (30, 28_800)),
     "crash": _Kind((1, 8), (0.2, 30)),
     "crash_of_all": _Kind((0, 2), (0.5, 10)),
     "power_cut": _Kind((1, 6), (0.5, 40)),
@@ -76,9 +77,12 @@ KINDS: Final[dict[str, _Kind]] = {
     "clock_jump": _Kind((1, 4), (0, 0)),
     "clock_step_back": _Kind((1, 4), (0, 0)),
     "clock_drift": _Kind((1, 3), (30, 300)),
+    "boot_in_1970": _Kind((1, 3), (1, 60)),
     # Members.
     "newcomer": _Kind((1, 2), (0, 0)),
     "newcomer_in_partition": _Kind((1, 1), (5, 40), whom=8),
+    "founder_joins": _Kind((1, 1), (1, 10)),
+    "newer_release": _Kind((1, 3), (5, 120)),
     # A member that lies.
     **{f"attack_{attack}": _Kind((1, 2), (5, 60)) for attack in ATTACKS},
 }
@@ -275,7 +279,12 @@ class Faults:
         device.freeze()
         return device.thaw
 
-    _sleep = _pause
+    def _closed_lid(self, fault: Fault) -> Callable[[], None]:
+        """It sleeps, with all connections; whoever opens it finds them dead."""
+        device = self._one(fault)
+        device.freeze()
+        device.clock.suspend()
+        return device.thaw
 
     def _crash(self, fault: Fault) -> Callable[[], None]:
         device = self._one(fault)
@@ -393,6 +402,14 @@ class Faults:
         clock.set_drift((fault.how_much - 0.5) / 500.0)
         return lambda: clock.set_drift(0.0)
 
+    def _boot_in_1970(self, fault: Fault) -> Callable[[], None]:
+        """A device without a battery starts, and is told the time only later."""
+        device = self._one(fault)
+        device.crash(power=True)
+        device.clock.step(-float(1 << 62))
+        self._world.restart(device)
+        return device.clock.set_right
+
     # Members.
 
     def _attack(self, attack: str) -> Callable[[], None] | None:
@@ -401,6 +418,35 @@ class Faults:
             return None
         attacker.begin(attack)
         return lambda: attacker.end(attack)
+
+    def _newer_release(self, fault: Fault) -> Callable[[], None]:
+        """A device is of a later release, and writes what this one does not know."""
+        device = self._one(fault)
+        chance = random.Random(fault.how_much)
+        is_over = False
+
+        def write() -> None:
+            if is_over:
+                return
+            self._world.agenda.after(chance.uniform(0.1, 5.0), write)
+            if device.is_up:
+                tasks = list(device.core.state.open)
+                task = chance.choice(tasks) if tasks else chance.randbytes(16)
+                device.do(device.write, novelties(chance, task))
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+
+        write()
+        return end
+
+    def _founder_joins(self, fault: Fault) -> Callable[[], None] | None:
+        """A device that has had a cluster of its own is let into this one, with the same key."""
+        device = self._world.found_elsewhere()
+        if device is None:
+            return None
+        return lambda: self._world.join(device)
 
     def _newcomer(self, _fault: Fault) -> None:
         self._world.admit_newcomer()

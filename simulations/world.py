@@ -21,6 +21,7 @@ from .agenda import Agenda
 from .attackers import Attacker
 from .checks import Checks
 from .device import Device
+from .disk import MemoryDisk
 from .faults import NEWCOMERS_MAX, Fault, Faults, drawn, swarm
 from .identities import Notary
 from .liveness import Liveness
@@ -136,14 +137,33 @@ class World:
 
     def admit_newcomer(self) -> None:
         """A device that nobody knew is let in by the founder."""
-        founder = self.devices[0]
-        if not founder.is_listening or self._newcomers >= NEWCOMERS_MAX:
-            return
+        if self.devices[0].is_listening and self._newcomers < NEWCOMERS_MAX:
+            self._newcomers += 1
+            device = Device(self, f"new{self._newcomers}")
+            device.disk.cluster = self.cluster
+            self.devices.append(device)
+            self._admit(device)
+
+    def found_elsewhere(self) -> Device | None:
+        """A device that nobody knows founds a cluster of its own."""
+        if self._newcomers >= NEWCOMERS_MAX:
+            return None
         self._newcomers += 1
         device = Device(self, f"new{self._newcomers}")
-        device.disk.cluster = self.cluster
-        self.devices.append(device)
-        self._admit(device)
+        founded = ClusterFounded("elsewhere", device.author, device.name, bytes(16))
+        device.disk.cluster = device.cluster = cluster_id(encode(founded))
+        device.found(founded)
+        device.boot()
+        return device
+
+    def join(self, device: Device) -> None:
+        """It leaves that cluster and is let into this one, with its key and an empty ledger."""
+        device.crash()
+        if self.devices[0].is_listening:
+            device.disk = MemoryDisk()
+            device.disk.cluster = device.cluster = self.cluster
+            self.devices.append(device)
+            self._admit(device)
 
     def _admit(self, device: Device) -> None:
         self._tickets += 1
@@ -170,7 +190,7 @@ class World:
         founded = ClusterFounded("world", founder.author, founder.name, nonce)
         self.cluster = cluster_id(encode(founded))
         for device in self.devices:
-            device.disk.cluster = self.cluster
+            device.disk.cluster = device.cluster = self.cluster
         founder.found(founded)
         founder.boot()
         self.agenda.run_until(1.0)

@@ -131,4 +131,4 @@ def test_a_flood_of_forged_frames_leaves_nothing_behind() -> None:
         )
     assert scene.node.sync._held == {}
     assert scene.node.sync._held_size_bytes == 0
-    assert len(scene.node.sync._lags) == 0
+    assert scene.node.sync._lags == scene.node.sync._later == {}

@@ -260,14 +260,31 @@ def test_a_member_that_says_it_has_everything_is_asked_once_a_word_and_blocks_no
     assert scene.reach() == last
 
 
+def made_up(count: int) -> dict[Feed, Head]:
+    """Heads of authors whom nobody knows."""
+    return {
+        Feed(Author(number.to_bytes(32, "big")), TASK): Head(9, EventHash(bytes(32)))
+        for number in range(1, 1 + count)
+    }
+
+
+def test_heads_of_made_up_feeds_make_room_for_those_of_newcomers_in_time() -> None:
+    scene = Follower()
+    newcomer = Writer("newcomer")
+    feed = Feed(newcomer.author, TASK)
+    scene.give(ins.HeadsReceived(scene.third.author, made_up(20_000), False))
+    scene.heads(scene.founder, 3, feed=feed)
+    assert not scene.node.sync.lagging(feed), "there is no room yet"
+    scene.pass_time(LIMITS.held_s + 1.0)
+    scene.heads(scene.founder, 3, feed=feed)
+    assert scene.node.sync.lagging(feed)
+    assert len(scene.node.sync._later) == 4 * LIMITS.members_max
+
+
 def test_heads_of_made_up_feeds_leave_room_for_those_of_members() -> None:
     scene = Follower()
-    rubbish = {
-        Feed(Author(number.to_bytes(32, "big")), TASK): Head(9, EventHash(bytes(32)))
-        for number in range(20_000)
-    }
-    scene.give(ins.HeadsReceived(scene.third.author, rubbish, False))
-    assert len(scene.node.sync._lags) <= 4 * LIMITS.members_max
+    scene.give(ins.HeadsReceived(scene.third.author, made_up(20_000), False))
+    assert len(scene.node.sync._later) == 4 * LIMITS.members_max
     assert not scene.node.sync.is_behind(), "what can't be pulled is not missing"
     last = scene.write(3)
     scene.heads(scene.founder, last)

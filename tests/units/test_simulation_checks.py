@@ -218,6 +218,13 @@ def _(world: World) -> None:
     carry_out(world, fx.Settled(task.id), device=1)
 
 
+@tooth("an end has its result", "n1 shows none")
+def _(world: World) -> None:
+    task = a_task(world)
+    world.devices[1].core.state.tasks[task.id].attempts.clear()
+    carry_out(world, fx.Settled(task.id), device=1)
+
+
 @tooth("queues have bounds", "held frames")
 def _(world: World) -> None:
     world.devices[0].core.sync._held_size_bytes = LIMITS.held_size_bytes_max + 1

@@ -68,6 +68,10 @@ class Sync:
         self._held: dict[Feed, dict[int, _Held]] = {}
         self._held_size_bytes = 0
         self._lags: dict[Feed, _Lag] = {}
+        self._later: dict[Feed, _Lag] = {}
+        """The same of authors that are no members, as far as is known; looked at when one is
+        admitted, and never on the way: anybody can make up a key.
+        """
         self.founder_hint: Author | None = None
         """Whose feed may come before any member is known: set while a newcomer has nothing yet."""
         self._next_compare_s = 0.0
@@ -220,6 +224,8 @@ class Sync:
         for feed in list(self._held):
             if self._is_known(feed):
                 self._try_held(feed, now, out)
+        for feed in [feed for feed in self._later if self._is_known(feed)]:
+            self._lags[feed] = self._later.pop(feed)
 
     # What others have.
 
@@ -230,12 +236,22 @@ class Sync:
             return
         if feed.author == self._book.author and self._book.has_written:
             return  # A second process with our key, or a backup restored: nothing to pull any more.
-        lag = self._lags.get(feed)
+        lags = self._lags if self._is_known(feed) else self._later
+        lag = lags.get(feed)
         if lag is None:
-            if not self._is_known(feed) and len(self._lags) >= 4 * self._limits.members_max:
+            if lags is self._later and not self._has_room(now):
                 return
-            lag = self._lags[feed] = _Lag(now.mono_s)
+            lag = lags[feed] = _Lag(now.mono_s)
         lag.by_peer[peer] = max(seq, lag.by_peer.get(peer, 0))
+
+    def _has_room(self, now: Now) -> bool:
+        if len(self._later) < 4 * self._limits.members_max:
+            return True
+        oldest = next(iter(self._later))
+        if now.mono_s - self._later[oldest].since_s <= self._limits.held_s:
+            return False
+        del self._later[oldest]
+        return True
 
     def heads(
         self, peer: Author, heads: Mapping[Feed, Head], wants_answer: bool, now: Now, out: Outbox
@@ -273,11 +289,11 @@ class Sync:
 
     def lagging(self, feed: Feed) -> bool:
         """Whether somebody is known to have more of this feed."""
-        return feed in self._lags
+        return feed in self._lags or feed in self._later
 
     def is_behind(self) -> bool:
         """Whether anything at all is known to be missing here."""
-        return any(map(self._is_known, self._lags))
+        return bool(self._lags)
 
     def _pull_what_lags(self, now: Now, out: Outbox) -> None:
         in_flight = 0
@@ -299,8 +315,6 @@ class Sync:
             if in_flight >= self._limits.pulls_in_flight_max:
                 return
             if lag.pull_from is not None or now.mono_s - lag.since_s < self._timers.lag_s:
-                continue
-            if not self._is_known(feed):
                 continue
             peer = self._choose(lag)
             if peer is None:
