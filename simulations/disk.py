@@ -93,15 +93,22 @@ class MemoryStore:
         self.disk = disk if disk is not None else MemoryDisk()
         self._limits = limits
         self._has_failed = False
-        self._feeds: dict[Feed, list[Event]] = {}
+        self._feeds: dict[tuple[Author, str], list[Event]] = {}
         self._heads: dict[Feed, Head] = {}
-        for event in self.disk.events:
-            self._keep(event)
+        self._keep(self.disk.events)
 
-    def _keep(self, event: Event) -> None:
-        feed = Feed(event.author, event.topic)
-        self._feeds.setdefault(feed, []).append(event)
-        self._heads[feed] = Head(event.seq, event.hash)
+    def _keep(self, events: Sequence[Event]) -> None:
+        touched: dict[tuple[Author, str], Event] = {}
+        feeds = self._feeds
+        for event in events:
+            place = (event.author, event.topic)
+            touched[place] = event
+            run = feeds.get(place)
+            if run is None:
+                run = feeds[place] = []
+            run.append(event)
+        for place, event in touched.items():
+            self._heads[Feed(*place)] = Head(event.seq, event.hash)
 
     def _check_disk(self) -> None:
         self._has_failed = self._has_failed or self.disk.is_failing
@@ -138,10 +145,8 @@ class MemoryStore:
         for event in last.values():
             assert event.signature is not None, f"{event!r} ends no frame"
         self._check_disk()
-        for event in events:
-            kept = _copy(event, with_attachment=True)
-            self.disk.events.append(kept)
-            self._keep(kept)
+        self.disk.events.extend(events)
+        self._keep(events)
         if events:
             self.disk.commits.append(len(self.disk.events))
         if self.disk.is_synchronous:
@@ -155,9 +160,9 @@ class MemoryStore:
             yield [_copy(event, with_attachment=False) for event in run]
 
     def _verify(self) -> None:
-        for feed, run in self._feeds.items():
+        for (author, topic), run in self._feeds.items():
             assert self.disk.cluster is not None
-            hash = genesis(self.disk.cluster, feed.author, feed.topic)
+            hash = genesis(self.disk.cluster, author, topic)
             for seq, event in enumerate(run, 1):
                 hash = event_hash(hash, seq, event.hlc, event.kind, event.body)
                 if hash != event.hash:
@@ -179,7 +184,9 @@ class MemoryStore:
         limits = self._limits
         room = min(size_bytes_max, limits.frame_size_bytes_max) - HEADER_SIZE_BYTES_MAX
         events_max = min(events_max, limits.frame_events_max)
-        rest = self._feeds.get(feed, [])[after_seq : after_seq + limits.frame_events_max + 1]
+        rest = self._feeds.get((feed.author, feed.topic), [])[
+            after_seq : after_seq + limits.frame_events_max + 1
+        ]
         end = 0
         for count, event in enumerate(rest[:events_max], 1):
             room -= len(event.kind) + len(event.body) + len(event.attachment or b"")
@@ -198,7 +205,7 @@ class MemoryStore:
         return [_copy(event, with_attachment=True) for event in rest[:end]]
 
     def _at(self, feed: Feed, seq: int) -> Event | None:
-        run = self._feeds.get(feed, [])
+        run = self._feeds.get((feed.author, feed.topic), [])
         return run[seq - 1] if 1 <= seq <= len(run) else None
 
     async def hash_at(self, feed: Feed, seq: int) -> EventHash | None:
