@@ -1,4 +1,4 @@
-"""`python -m simulations`: run one world, sweep many seeds, shrink a failure, plant bugs."""
+"""`python -m simulations`: run a world, sweep seeds, shrink a failure, plant bugs, measure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from .bugs import BUGS, caught
 from .faults import KINDS
+from .measuring import availability_, scale_, speed_
 from .options import PRESETS, Options
 from .running import Report, run
 from .shrinking import shrink
@@ -291,6 +292,10 @@ def bugs_(names: tuple[str, ...], seeds: int, hours: float | None) -> None:
             console.print(f"{name:<{width}}  {about}", markup=False, soft_wrap=True)
     console.print(f"{len(names or BUGS) - missed} of {len(names or BUGS)} caught")
     raise SystemExit(1 if missed else 0)
+
+
+for command in (speed_, scale_, availability_):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

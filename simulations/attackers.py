@@ -37,10 +37,13 @@ from kowalski_protocol.feeds import (
     genesis,
     signed_message,
 )
+from kowalski_protocol.identity import peer_id
 from kowalski_protocol.ids import Author, ClusterId, EventHash
+from kowalski_protocol.tasks import parse_task, task_id
 from kowalski_protocol.telemetry import Heartbeat, encode_datagram
 from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
+from .checks import Made
 from .clock import START_MS
 from .device import Device
 
@@ -84,6 +87,8 @@ class Attacker:
         self.sent = 0
         self._ends: dict[str, tuple[int, EventHash, int]] = {}
         self._frames: dict[Feed, list[bytes]] = {}
+        self._made: dict[bytes, Made] = {}
+        """What each of its frames is: they are well made, whatever they say."""
         self._overheard: list[bytes] = []
         self._other_cluster = ClusterId(b"another cluster".ljust(32, b"."))
         world.wire.add(self)
@@ -193,13 +198,15 @@ class Attacker:
         self, kind: str, data: bytes, topic: str, hlc: int | None, attachment: bytes | None = None
     ) -> tuple[bytes, tuple[int, EventHash, int]]:
         cluster = self.world.cluster
-        seq, hash, last = self._ends.get(topic, (0, genesis(cluster, self.author, topic), 0))
+        seq, previous, last = self._ends.get(topic, (0, genesis(cluster, self.author, topic), 0))
         now = (START_MS + int(self.world.agenda.now_s * 1000)) << 16
         hlc = max(last + 1, now if hlc is None else hlc)
-        hash = event_hash(hash, seq + 1, hlc, kind, data)
+        hash = event_hash(previous, seq + 1, hlc, kind, data)
         event = Event(self.author, topic, seq + 1, hlc, kind, data, hash, attachment)
         event.signature = self.identity.sign(signed_message(hash))
-        return encode_frame(cluster, [event]), (seq + 1, hash, hlc)
+        frame = encode_frame(cluster, [event])
+        self._made[frame] = Made(Feed(self.author, topic), seq + 1, previous, hash)
+        return frame, (seq + 1, hash, hlc)
 
     def tell(self, frame: bytes) -> None:
         """Sends a frame to everybody, or to one in three, and sometimes by gossip as well."""
@@ -212,7 +219,13 @@ class Attacker:
             self.world.wire.publish(self.author, len(frame), lambda station: _give(station, heard))
 
     def _to(self, device: Device, input: ins.Input) -> None:
-        self.world.wire.send(self.author, device.author, 100, device.give, input)
+        self.world.wire.send(self.author, device.author, 100, self._give, device, input)
+
+    def _give(self, device: Device, input: ins.Input) -> None:
+        if isinstance(input, ins.FrameReceived) and input.data in self._made:
+            self.world.checks.given(device, input, self._made[input.data])
+        else:
+            device.give(input)
 
     def _devices(self) -> list[Device]:
         return [
@@ -241,6 +254,8 @@ class Attacker:
             self.tell(bytes(frame))
 
     def _foreign_words(self, chance: random.Random) -> None:
+        if chance.random() < 0.1:
+            self._contradict(chance)
         task = self._some_task()
         if task is None:
             return
@@ -255,6 +270,21 @@ class Attacker:
             TaskStarted(task.id, attempt, 1),
         ]
         self.tell(self.write(chance.choice(bodies)))
+
+    def _contradict(self, chance: random.Random) -> None:
+        """It says twice how a task of its own ended, and each time something else."""
+        wanted: dict[str, Any] = {"kind": "tool", "payload": {"tool": "echo", "args": {}}}
+        task = parse_task({**wanted, "requires": {"device": peer_id(self.author)}})
+        key = b"k" + chance.randbytes(8)
+        id = task_id(self.author, key, task.spec_bytes)
+        submitted = TaskSubmitted(self.author, key, task.spec_bytes)
+        self.tell(self.write(submitted, attachment=task.payload))
+        self.tell(self.write(TaskSettled(id, b"", "cancelled", b"", "said first")))
+        self.world.agenda.after(1.0, self._say, TaskSettled(id, b"", "failed", b"", "said second"))
+
+    def _say(self, body: Body) -> None:
+        if self.is_up:
+            self.tell(self.write(body))
 
     def _false_leader(self, chance: random.Random) -> None:
         live = [d for d in self.world.devices if d.is_up]
@@ -342,7 +372,8 @@ class Attacker:
             self._to(device, ins.HeadsReceived(self.author, heads, False))
 
     def _admissions(self, chance: random.Random) -> None:
-        stranger = Author(chance.randbytes(32))
+        other = self.world.notary.identity(f"{self.world.options.seed}/stranger/{self.sent}")
+        stranger = other.author
         body = chance.choice(
             (
                 MemberAdmitted(stranger, "stranger", "admin"),
@@ -351,16 +382,23 @@ class Attacker:
             )
         )
         self.tell(self.write(body))
+        # What the stranger itself says is as well made as a member's.
+        start = genesis(self.world.cluster, stranger, TASK)
+        hlc, kind, data = 1 << 16, "CancelRequested", encode(CancelRequested(bytes(16)))
+        event = Event(stranger, TASK, 1, hlc, kind, data, event_hash(start, 1, hlc, kind, data))
+        event.signature = other.sign(signed_message(event.hash))
+        self.tell(encode_frame(self.world.cluster, [event]))
 
     def _fork(self, chance: random.Random) -> None:
-        """Two events in one place of its feed: one for some, another for the others."""
+        """Two events in one place of its feed: some hear one, others the other, a few both."""
         one, end = self._sealed("CancelRequested", encode(CancelRequested(b"1" * 16)), TASK, None)
         other, _ = self._sealed("CancelRequested", encode(CancelRequested(b"2" * 16)), TASK, None)
         self._ends[TASK] = end
         self._frames.setdefault(Feed(self.author, TASK), []).append(one)
         for index, device in enumerate(self._devices()):
-            frame = one if index % 2 else other
-            self._to(device, ins.FrameReceived(self.author, frame))
+            frames = (one, other) if index % 2 else (other, one)
+            for frame in frames[: chance.choice((1, 1, 2))]:
+                self._to(device, ins.FrameReceived(self.author, frame))
         self.world.checks.forked.add(self.author)
 
     def _authors(self) -> list[Author]:

@@ -7,10 +7,11 @@ whose story tells how it came.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kowalski_ledger.state import Task
 from kowalski_node.core import effects as fx
+from kowalski_node.core import inputs as ins
 from kowalski_node.core.commits import Commit
 from kowalski_protocol.feeds import Event, Feed
 from kowalski_protocol.ids import Author, ClusterId, EventHash, TaskId
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 LOOK_EVERY = 16
 """Commits of a device between two looks at its digest, and steps between two at its queues."""
 UNHELD_S = 1.0
+ALIVE_SLACK_S = 2.0
+"""Until the next tick of a device, and the look that it takes then."""
 
 
 class Broken(AssertionError):
@@ -51,6 +54,15 @@ class Acknowledged:
         self.at_s = at_s
 
 
+class Made(NamedTuple):
+    """A frame of one event that is as it should be, whatever its sender is up to."""
+
+    feed: Feed
+    seq: int
+    previous: EventHash
+    hash: EventHash
+
+
 class Checks:
     """The judge of one world."""
 
@@ -74,6 +86,11 @@ class Checks:
         """(device, placement) -> which of these it followed when it learned of it."""
         self._settled: dict[TaskId, EventHash] = {}
         self._digests: dict[bytes, str] = {}
+        self._held: dict[str, tuple[int, dict[Feed, dict[int, int]]]] = {}
+        """What a device held after its last step: its size, and the first and last place of each
+        frame.
+        """
+        self._forks_told = 0
         self._holders: dict[tuple[Author, str], dict[str, int]] = {}
         self._commits = 0
         self._steps = 0
@@ -87,6 +104,7 @@ class Checks:
 
     def booted(self, device: Device) -> None:
         """A device has started."""
+        self._held.pop(device.name, None)
 
     def went_down(self, device: Device) -> None:
         """A device's process has ended."""
@@ -101,19 +119,29 @@ class Checks:
         for event in events:
             if event.kind == "TaskPlaced":
                 self._learned[device.name, event.hash] = len(followed) - 1
+        self._check_held(device)
         if self._steps % LOOK_EVERY == 0:
             self._check_queues(device)
             self._check_clock(device)
+            self._check_alive(device)
 
     def committed(self, device: Device, commit: Commit) -> None:
         """Events are on a device's disk."""
         self._commits += 1
         hashes, now_s = self._hashes, self._world.agenda.now_s
+        for event in (event for frame in commit.frames for event in frame):
+            # An own frame that others kept and this device lost stays as it was cut.
+            if hashes.get((device.cluster, event.author, event.topic, event.seq)) == event.hash:
+                feed = Feed(event.author, event.topic)
+                self.fail("a frame is cut once", f"{device} publishes {event!r} again", feed=feed)
         for event in commit.events:
             place = (device.cluster, event.author, event.topic, event.seq)
             before = hashes.setdefault(place, event.hash)
             if event.author == device.author:
                 self.written_s.setdefault(event.hash, now_s)
+            if event.author not in device.core.state.members:
+                name = self._world.name_of(event.author)
+                self.fail("only members are written down", f"{device} keeps an event of {name}")
             if before != event.hash and not self._may_fork(event.author):
                 if event.author in self._world.disks_hurt:
                     # Set back, and nobody could tell it in time how far it had come.
@@ -150,6 +178,7 @@ class Checks:
                 self._task_settled(device, effect.task)
             case fx.Charge():
                 self.charges[effect.reason] = self.charges.get(effect.reason, 0) + 1
+                self._forks_told += effect.reason.startswith("fork")
                 # Who passes a forked feed on holds another branch than who refuses it.
                 if effect.peer is not None and not (
                     self.forked or self._world.may_be_charged(effect.peer)
@@ -158,6 +187,23 @@ class Checks:
                     self.fail("nobody honest is charged", f"{device}: {name}, {effect.reason}")
             case _:
                 pass
+
+    def given(self, device: Device, input: ins.FrameReceived, made: Made) -> None:
+        """A device takes in a well-made frame: it must see what that is."""
+        waits = device.is_frozen or device.backlog or device.step_s
+        if not device.is_up or waits or made.feed.author not in device.core.state.members:
+            device.give(input)
+            return
+        end = device.core.book.ends.get(made.feed)
+        seq, known = (end.seq, end.hash_at(made.seq)) if end else (0, None)
+        follows = seq + 1 == made.seq and (end is None or end.hash == made.previous)
+        forks_told = self._forks_told
+        device.give(input)
+        end = device.core.book.ends.get(made.feed)
+        if follows and (end is None or end.seq < made.seq):
+            self.fail("what follows is taken in", f"{device} does not", feed=made.feed)
+        if known not in (None, made.hash) and self._forks_told == forks_told:
+            self.fail("a fork is noticed", f"{device} sees both branches", feed=made.feed)
 
     # What must hold.
 
@@ -261,8 +307,38 @@ class Checks:
         before = self._settled.setdefault(task.id, settled.hash)
         if before != settled.hash:
             self.fail("a task settles once", f"{device} shows another end", task=task.id)
-        if settled.author in self._world.attackers:
+        if settled.author in self._world.attackers and not self._may_own(task):
             self.fail("an owner settles", f"{device} believes an attacker", task=task.id)
+
+    def _may_own(self, task: Task) -> bool:
+        """Whether an attacker may: the task is its own, or an honest owner gave it away."""
+        attackers = self._world.attackers
+        return task.submitter in attackers or any(m.author not in attackers for m in task.moves)
+
+    def _may_be_damaged(self) -> bool:
+        """Whether a frame may be signed as it should be and be another inside."""
+        return bool(self._world.attackers or self._world.disks_hurt)
+
+    def _check_held(self, device: Device) -> None:
+        """A frame that waited for a gap is taken in with what fills it."""
+        book, sync = device.core.book, device.core.sync
+        size_bytes, held = self._held.get(device.name, (0, {}))
+        if sync.held_size_bytes == size_bytes:
+            return
+        for feed, frames in held.items():
+            end = book.ends.get(feed)
+            if feed.author not in book.state.members or self._may_be_damaged():
+                continue
+            seq = end.seq if end else 0
+            for first_seq, last_seq in frames.items():
+                if first_seq <= seq + 1 and seq < last_seq:
+                    self.fail("what was held is taken in", f"{device} forgets it", feed=feed)
+        now_held = {
+            feed: {first: first + held.header.count - 1 for first, held in frames.items()}
+            # Shown nowhere else.
+            for feed, frames in sync._held.items()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        }
+        self._held[device.name] = (sync.held_size_bytes, now_held)
 
     def _check_queues(self, device: Device) -> None:
         node = device.core
@@ -285,6 +361,24 @@ class Checks:
         if ahead_ms > bound_ms and device.author not in self._world.disks_hurt:
             self.fail("no clock runs away", f"{device}'s is {ahead_ms / 1000:.0f} s ahead")
 
+    def _check_alive(self, device: Device) -> None:
+        """Alive is mutual: who is taken for it has heard this device, and not too long ago."""
+        peers, timers = device.core.peers, self._world.timers
+        now_s = device.clock.now().mono_s
+        if device.backlog or device.step_s or peers.may_have_changed(now_s):
+            return  # It looks at this itself when it comes to its next tick.
+        for author in peers.alive:
+            peer = peers.by_author.get(author)
+            if author == device.author or peer is None:
+                continue
+            window_s = timers.suspect_s
+            if not peer.connected:
+                window_s = max(window_s, 3.0 * timers.gossip_heartbeat_s)
+            bound_s = 2.0 * window_s * peers.scale + ALIVE_SLACK_S
+            if peer.echoed_at_s is None or now_s - peer.echoed_at_s > bound_s:
+                name = self._world.name_of(author)
+                self.fail("alive is mutual", f"{device} counts on {name}, which may not hear it")
+
     def check_digest(self, device: Device) -> None:
         """Equal events give equal digests, whatever their order and framing."""
         state, ends = device.core.state, device.core.book.ends
@@ -295,7 +389,8 @@ class Checks:
             for feed, end in sorted(ends.items())
             if end.seq
         )
-        digest = state.digest()
+        leader = state.leader.hash.hex()[:8] if state.leader else "nobody"
+        digest = f"{state.digest()}, led by {leader}"
         before = self._digests.setdefault(held, digest)
         if before != digest:
             self.fail("same events, same state", f"{device} shows {digest}, others {before}")

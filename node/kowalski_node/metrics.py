@@ -15,7 +15,9 @@ from .viewing import state_counts
 Row = tuple[str, str, str, Mapping[str, str], float]
 
 
-def rows(node: Node, pipeline: Pipeline, store: EventStore, network: Any) -> Iterator[Row]:
+def rows(
+    node: Node, pipeline: Pipeline, store: EventStore, network: Any, refused: int
+) -> Iterator[Row]:
     """(name, type, help, labels, value) of every metric."""
     for state, count in state_counts(node).items():
         yield "kowalski_tasks", "gauge", "Tasks by state.", {"state": state}, count
@@ -51,6 +53,7 @@ def rows(node: Node, pipeline: Pipeline, store: EventStore, network: Any) -> Ite
         {},
         len(node.device.waiting),
     )
+    yield "kowalski_refused_total", "counter", "What members sent that was no good.", {}, refused
     yield "kowalski_members", "gauge", "Members of the cluster.", {}, len(node.state.members)
     yield (
         "kowalski_members_alive",

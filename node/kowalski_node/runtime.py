@@ -91,7 +91,6 @@ class Runtime:
     ) -> None:
         self.node = node
         self.stopped = trio.Event()
-        self.charges = 0
         self._objects = SettledObjects()
         self._store = store
         self._identity = identity
@@ -270,7 +269,7 @@ class Runtime:
         self.pipeline.feed(ins.BlobArrived(fetch.blob, fetch.task, ok))
 
     def _charge(self, peer: Author | None, reason: str) -> None:
-        self.charges += 1
+        self.service.refused += 1
         now_s = time.monotonic()
         if now_s - self._last_charge_logged_s > CHARGES_LOGGED_PER_S:
             self._last_charge_logged_s = now_s

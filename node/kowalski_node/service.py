@@ -108,6 +108,8 @@ class Service:
         self._specs: OrderedDict[TaskId, TaskSpec] = OrderedDict()
         self._tickets: dict[int, tuple[trio.Event, list[Answer]]] = {}
         self._ticket = 0
+        self.refused = 0
+        """What others sent that was no good, since the start."""
         self._waiters: dict[TaskId, trio.Event] = {}
         self._grown = trio.Event()
 
@@ -455,7 +457,7 @@ class Service:
     def metrics(self) -> Sequence[tuple[str, str, str, Mapping[str, str], float]]:
         from .metrics import rows
 
-        return list(rows(self._node, self._pipeline, self._store, self._network))
+        return list(rows(self._node, self._pipeline, self._store, self._network, self.refused))
 
 
 def _cut(data: bytes, size: int) -> list[bytes]:

@@ -124,6 +124,8 @@ COMMITS: Final = (
         "frames_cut_anew",
         "Own events that came back from others after a crash are cut into frames anew.",
         Change("core.commits:cut_frames", "by_topic.pop(event.topic, None)", "pass"),
+        # They must come back in the very commit in which the device begins to write.
+        where=Options(seed=0, nodes=2, faults=("restored_backup", "slow_disk", "full_disk")),
     ),
     Bug(
         "clock_forgotten_by_restart",

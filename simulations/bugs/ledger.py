@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..options import Options
 from .planting import ATTACKERS, Bug, Change
+
+_SPLIT: Final = ("partition", "one_way_partition", "swizzle_clog")
+_HANDED_OVER: Final = Options(
+    seed=0, nodes=4, minutes=5.0, faults=("graceful_stop", "straggler", *_SPLIT)
+)
+"""Owners stop and hand their tasks over while not everybody hears of it."""
+_FOREIGN_WORDS: Final = Options(seed=0, nodes=3, minutes=5.0, faults=("attack_foreign_words",))
+"""A member speaks of tasks that are not its own, and twice of its own."""
 
 LEDGER: Final = (
     Bug(
@@ -64,6 +73,7 @@ LEDGER: Final = (
             "self._rank(claim) < self._rank(self.leader)",
             "claim.epoch > self.leader.epoch",
         ),
+        where=Options(seed=0, nodes=5, minutes=5.0, faults=("crash", *_SPLIT)),
     ),
     Bug(
         "last_loss_wins",
@@ -96,11 +106,13 @@ LEDGER: Final = (
         Change(
             "ledger.fold:_has_word", "if tenure != task.tenure or event.author", "if event.author"
         ),
+        where=_HANDED_OVER,
     ),
     Bug(
         "settled_by_non_owner",
         "Any member's word that a task has ended counts.",
         Change("ledger.fold:_has_word", "or event.author != task.owner or", "or"),
+        where=_FOREIGN_WORDS,
         needs=ATTACKERS,
     ),
     Bug(
@@ -139,7 +151,7 @@ LEDGER: Final = (
     ),
     Bug(
         "membership_not_first",
-        "What a member wrote before its admission arrived does not count.",
+        "An author is a member before its admission arrives, and what it wrote until then is lost.",
         Change(
             "core.sync:Sync._is_known", "if feed.author in self._book.state.members:", "if True:"
         ),
@@ -148,11 +160,14 @@ LEDGER: Final = (
             "state.waiting.setdefault(event.author, []).append(event)",
             "pass",
         ),
+        where=Options(seed=0, nodes=3, faults=("attack_admissions",)),
+        needs=ATTACKERS,
     ),
     Bug(
         "result_of_another_device",
         "A result counts although its author is not the device of the attempt.",
         Change("ledger.fold:_attempt_of", "if attempt.device != event.author:", "if False:"),
+        where=_FOREIGN_WORDS,
         needs=ATTACKERS,
     ),
     Bug(
@@ -160,6 +175,7 @@ LEDGER: Final = (
         "A second word of its owner about a task's end takes the place of the first.",
         Change("ledger.fold:_has_word", "or task.settled is not None:", "or False:"),
         Change("ledger.fold:_settled", "del state.open[task.id]", "state.open.pop(task.id, None)"),
+        where=_FOREIGN_WORDS,
         needs=ATTACKERS,
     ),
     Bug(
@@ -170,5 +186,6 @@ LEDGER: Final = (
             "_release(state, task, event.hash)",
             "pass",
         ),
+        where=_HANDED_OVER,
     ),
 )

@@ -7,11 +7,31 @@ from typing import Final
 from ..options import Options
 from .planting import ATTACKERS, Bug, Change
 
+_NEWCOMERS: Final = Options(
+    seed=0,
+    nodes=5,
+    faults=(
+        "newcomer_in_partition",
+        "newcomer",
+        "partition",
+        "crash",
+        "one_way_partition",
+        "power_cut",
+        "jitter",
+        "delay",
+    ),
+)
+"""Members are heard of by some who do not know yet that they were let in."""
+
 SYNCING: Final = (
     Bug(
         "range_off_by_one",
         "A range of a feed is served from one event too far on.",
-        Change("simulations.disk:MemoryStore.read_range", "[after_seq:]", "[after_seq + 1 :]"),
+        Change(
+            "simulations.disk:MemoryStore.read_range",
+            "after_seq : after_seq",
+            "after_seq + 1 : after_seq",
+        ),
     ),
     Bug(
         "held_frame_forgotten",
@@ -21,17 +41,19 @@ SYNCING: Final = (
             "if frame.header.first_seq + frame.header.count - 1 > end.seq:",
             "if False:",
         ),
+        where=_NEWCOMERS,
     ),
     Bug(
         "unknown_author_charged",
         "A frame of a member whose admission has not arrived yet is refused.",
         Change(
             "core.sync:Sync._place",
-            "if author == self._book.author and self._book.has_written:",
+            "if author == self._book.author and header.topic in self._book.written:",
             "if end is None:\n"
             '    raise Malformed("author")\n'
-            "if author == self._book.author and self._book.has_written:",
+            "if author == self._book.author and header.topic in self._book.written:",
         ),
+        where=_NEWCOMERS,
     ),
     Bug(
         "body_refuses_frame",
@@ -44,7 +66,7 @@ SYNCING: Final = (
             '    raise Malformed("body")\n'
             "for event in events:",
         ),
-        needs=ATTACKERS,
+        where=Options(seed=0, nodes=3, minutes=5.0, faults=("newer_release",)),
     ),
     Bug(
         "result_before_task_refused",
@@ -69,6 +91,7 @@ SYNCING: Final = (
             "if False and",
         ),
         Change("core.sync:Sync._accept", "if events[overlap].hash != end.hash:", "if False:"),
+        where=Options(seed=0, nodes=3, minutes=5.0, faults=("attack_fork",)),
         needs=ATTACKERS,
     ),
     Bug(
@@ -121,7 +144,7 @@ SYNCING: Final = (
             "min(peer.heard_at_s + window_s, peer.echoed_at_s + 2.0 * window_s)",
             "peer.heard_at_s + window_s",
         ),
-        where=Options(seed=0, faults=("one_way_partition",), minutes=10.0),
+        where=Options(seed=0, preset="local", faults=("one_way_partition",)),
     ),
     Bug(
         "silent_member_present",

@@ -51,7 +51,7 @@ def test_no_author_has_more_frames_waiting_than_it_may() -> None:
         bench.receive(author, seq, seq)
     held = bench.node.sync._held[feed]
     assert len(held) == LIMITS.held_frames_per_author_max
-    assert bench.node.sync._held_size_bytes == sum(len(frame.data) for frame in held.values())
+    assert bench.node.sync._held_size_bytes == sum(frame.size_bytes for frame in held.values())
 
 
 def test_all_authors_together_have_no_more_bytes_waiting_than_they_may() -> None:
@@ -68,10 +68,10 @@ def test_all_authors_together_have_no_more_bytes_waiting_than_they_may() -> None
         stranger.raw(TASK, "Something", bytes(10_000))
         bench.receive(stranger)
     held = [frame for frames in bench.node.sync._held.values() for frame in frames.values()]
-    assert sum(len(frame.data) for frame in held) <= 100_000
+    assert sum(frame.size_bytes for frame in held) <= 100_000
     known = {other.author for other in bench.others}
     unknown = [frame for frame in held if frame.header.author not in known]
-    assert sum(len(frame.data) for frame in unknown) <= 50_000
+    assert sum(frame.size_bytes for frame in unknown) <= 50_000
 
 
 @pytest.mark.parametrize("first_seq", [0, -1, -(1 << 63), SEQ_MAX, 1 << 63, (1 << 64) - 1])

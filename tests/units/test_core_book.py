@@ -71,7 +71,7 @@ def test_what_is_written_is_chained_dated_folded_and_appended() -> None:
     assert event.attachment == b"beside"
     assert event.signature is None
     assert list(book.state.members) == [DESK.author]
-    assert book.has_written
+    assert book.written == {TASK}
 
 
 def test_each_feed_is_one_chain_of_event_hashes_from_its_genesis() -> None:
@@ -100,7 +100,7 @@ def test_nothing_is_written_while_the_node_may_not() -> None:
     book.may_write = False
     with pytest.raises(AssertionError):
         book.write(FOUNDED, NOW, Outbox())
-    assert not book.has_written
+    assert not book.written
 
 
 # Taking in.
@@ -113,7 +113,7 @@ def test_a_received_event_is_folded_and_appended() -> None:
     assert out.append == [founded]
     assert list(book.state.members) == [DESK.author]
     assert book.end(Feed(DESK.author, TASK)).hash == founded.hash
-    assert not book.has_written
+    assert not book.written
 
 
 def test_an_own_event_that_was_lost_here_is_older_than_what_is_written_next() -> None:
@@ -143,7 +143,7 @@ def test_what_the_ledger_held_is_known_committed_and_continued() -> None:
     assert book.state.digest() == first.state.digest()
     assert book.own_committed(TASK) == first.end(Feed(DESK.author, TASK)).seq == 4
     assert book.own_committed(RESULT) == 3
-    assert not book.has_written
+    assert not book.written
     following = book.write(CancelRequested(bytes(16)), Now(1.0, 0), Outbox())
     assert following.seq == 5
     assert following.hlc > max(event.hlc for event in events)

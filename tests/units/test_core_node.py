@@ -356,7 +356,7 @@ def test_what_an_earlier_run_of_this_node_had_ended_is_not_started_again() -> No
     node.step(ins.Advertise(advert(me.name)), now, out)
     node.step(ins.HeadsReceived(founder.author, {}, False), now, out)
     assert node.open
-    assert not node.book.has_written
+    assert not node.book.written
     frame = sign(founder, founder.feeds[TASK][known:])
     node.step(ins.FrameReceived(founder.author, frame), now, out)
     assert list(node.device.running) == attempts[:1]

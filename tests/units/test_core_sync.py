@@ -13,7 +13,7 @@ from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.node import Node, NodeConfig
 from kowalski_protocol.codec import decode, encode
-from kowalski_protocol.events import CancelRequested, LeaderClaimed, TaskSubmitted
+from kowalski_protocol.events import CancelRequested, LeaderClaimed, TaskDeclined, TaskSubmitted
 from kowalski_protocol.feeds import Feed, FrameHeader
 from kowalski_protocol.limits import LIMITS, LOCAL
 from kowalski_protocol.tasks import parse_task
@@ -226,6 +226,26 @@ def test_a_frame_of_the_own_feed_that_this_node_did_not_write_is_refused() -> No
     scene.heads(scene.third, 20, feed=Feed(scene.me.author, TASK))
     scene.tick(1.0)
     assert not scene.effects(fx.Pull)
+
+
+def test_what_was_lost_of_one_own_feed_is_taken_back_although_the_other_was_written() -> None:
+    """As after a backup was restored: only a feed that was written since can't be mended."""
+    scene = Follower()
+    scene.commit()
+    assert scene.node.book.written == {TASK}
+    twin = Writer(scene.me.name)
+    twin.cluster = scene.history.cluster
+    for number in range(3):
+        twin.write(TaskDeclined(bytes(16), bytes([number] * 32), "restarted"))
+    lost = sign(twin, twin.feeds[RESULT])
+    own = Feed(scene.me.author, RESULT)
+    scene.heads(scene.third, 3, feed=own)
+    assert [(pull.peer, pull.after_seq) for pull in scene.effects(fx.Pull)] == [
+        (scene.third.author, 0)
+    ]
+    scene.give(ins.FrameReceived(scene.third.author, lost))
+    assert scene.reasons() == []
+    assert scene.reach(own) == 3
 
 
 # Attachments.

@@ -56,7 +56,7 @@ def test_what_is_held_is_counted_exactly() -> None:
     scene.write(4)
     for seq in (4, 3, 3, 2):
         scene.receive(scene.founder, scene.told + seq, scene.told + seq)
-    sizes = [len(frame.data) for frame in scene.node.sync._held[scene.feed].values()]
+    sizes = [frame.size_bytes for frame in scene.node.sync._held[scene.feed].values()]
     assert (len(sizes), scene.node.sync.held_size_bytes) == (3, sum(sizes))
     scene.receive(scene.founder, scene.told + 1, scene.told + 1)
     assert (scene.node.sync._held, scene.node.sync.held_size_bytes) == ({}, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from kowalski_protocol.limits import LIMITS
 from kowalski_protocol.telemetry import Heartbeat
 from kowalski_protocol.topics import RESULT, TASK
 from simulations import liveness
-from simulations.checks import LOOK_EVERY, Acknowledged, Broken
+from simulations.checks import LOOK_EVERY, Acknowledged, Broken, Made
 from simulations.liveness import Liveness
 from simulations.options import Options
 from simulations.world import World
@@ -98,6 +99,48 @@ def _(world: World) -> None:
         kept.author, kept.topic, kept.seq, kept.hlc, kept.kind, kept.body + b"!", OTHER_HASH
     )
     world.checks.committed(world.devices[1], Commit([changed], [], []))
+
+
+@tooth("a frame is cut once", "n0 publishes")
+def _(world: World) -> None:
+    device = world.devices[0]
+    kept = next(event for event in device.disk.events[::-1] if event.author == device.author)
+    world.checks.committed(device, Commit([], [[kept]], []))
+
+
+@tooth("only members are written down", "n0 keeps an event of 6e6f626f")
+def _(world: World) -> None:
+    event = Event(NOBODY, TASK, 1, 1 << 16, "CancelRequested", b"", OTHER_HASH)
+    world.checks.committed(world.devices[0], Commit([event], [], []))
+
+
+@tooth("what was held is taken in", "n0 forgets it")
+def _(world: World) -> None:
+    device, sync = world.devices[0], world.devices[0].core.sync
+    feed = Feed(device.author, TASK)
+    held: Any = SimpleNamespace(header=SimpleNamespace(count=1), data=b"!")
+    sync._held, sync._held_size_bytes = {feed: {beyond(world): held}}, 1
+    world.checks.stepped(device, [])
+    sync._held, sync._held_size_bytes = {}, 0
+    world.checks.stepped(device, [])
+
+
+def hand(world: World, seq: int) -> None:
+    """The first device is handed what it can't read, and it should have been this event."""
+    feed = Feed(world.devices[1].author, TASK)
+    end = world.devices[0].core.book.ends[feed]
+    made = Made(feed, end.seq + seq, end.hash, OTHER_HASH)
+    world.checks.given(world.devices[0], ins.FrameReceived(None, b""), made)
+
+
+@tooth("what follows is taken in", "n0 does not")
+def _(world: World) -> None:
+    hand(world, 1)
+
+
+@tooth("a fork is noticed", "n0 sees both branches")
+def _(world: World) -> None:
+    hand(world, 0)
 
 
 @tooth("effects follow their append", "n1's Acknowledge follows from n0/task")
@@ -213,8 +256,11 @@ def _(world: World) -> None:
 @tooth("an owner settles", "n1 believes an attacker")
 def _(world: World) -> None:
     task = a_task(world)
+    task = world.devices[1].core.state.tasks[task.id]
+    other = next(d.author for d in world.devices if d.author != task.submitter)
     assert task.settled is not None
-    world.attackers.add(task.settled.author)
+    task.settled = msgspec.structs.replace(task.settled, author=other, seq=1)
+    world.attackers.add(other)
     carry_out(world, fx.Settled(task.id), device=1)
 
 
@@ -251,10 +297,24 @@ def _(world: World) -> None:
     look(world)
 
 
+@tooth("alive is mutual", "n0 counts on n1")
+def _(world: World) -> None:
+    device = world.devices[0]
+    device.core.peers.by_author[world.devices[1].author].echoed_at_s = -1e9
+    look(world)
+
+
 @tooth("same events, same state", "n1 shows")
 def _(world: World) -> None:
     world.checks.check_digest(world.devices[0])
     world.devices[1].core.state.invites_used[b"once more"] = NOBODY
+    world.checks.check_digest(world.devices[1])
+
+
+@tooth("same events, same state", "others")
+def _(world: World) -> None:
+    world.checks.check_digest(world.devices[0])
+    world.devices[1].core.state.leader = Claim(OTHER_HASH, NOBODY, 99, 0, 1)
     world.checks.check_digest(world.devices[1])
 
 

@@ -191,6 +191,11 @@ _DEFINITIONS: Final = (
         "wall time of the process; median",
     ),
     Definition(
+        "simulation_speed", "simulation", "5 simulated nodes on one core", "times real time",
+        _least(500), "worlds of ten minutes with the timers of a home, faults and people as their"
+        " seeds draw them; simulated time of all by processor time of all",
+    ),
+    Definition(
         "throughput_1", "scale", "5,000 echo tasks, 1 process", "tasks/s", None,
         "as throughput",
     ),

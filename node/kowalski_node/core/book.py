@@ -65,9 +65,9 @@ class Book:
         """False while the node asks the others how far its own feeds reach, and while the disk is
         full.
         """
-        self.has_written = False
-        """Whether this run has written anything: from then on nobody else can know more of our
-        feeds.
+        self.written: set[str] = set()
+        """The topics in which this run has written: of those feeds nobody else can know more. What
+        was lost of the other one can still be taken back.
         """
         self._own = {topic: Feed(self_, topic) for topic in FEED_TOPICS}
 
@@ -105,8 +105,8 @@ class Book:
     def write(self, body: Body, now: Now, out: Outbox, attachment: bytes | None = None) -> Event:
         """Writes a fact into the own feed and folds it."""
         assert self.may_write
-        self.has_written = True
         topic = body.topic
+        self.written.add(topic)
         end = self.end(self._own[topic])
         kind = type(body).__name__
         data = encode(body)

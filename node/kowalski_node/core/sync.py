@@ -34,11 +34,11 @@ from .peers import Peers
 
 
 class _Held:
-    __slots__ = ("data", "header", "since_s")
+    __slots__ = ("header", "since_s", "size_bytes")
 
-    def __init__(self, header: FrameHeader, data: bytes, since_s: float) -> None:
+    def __init__(self, header: FrameHeader, size_bytes: int, since_s: float) -> None:
         self.header = header
-        self.data = data
+        self.size_bytes = size_bytes
         self.since_s = since_s
 
 
@@ -107,7 +107,7 @@ class Sync:
             if known not in (None, header.last_hash) and check_signature(header, self._verify):
                 raise Malformed("fork: two events of one author, topic and seq")
             return
-        if author == self._book.author and self._book.has_written:
+        if author == self._book.author and header.topic in self._book.written:
             # Somebody holds more of our own feed than we do: a restored backup or a second process.
             out.at_once.append(Charge(peer, "a frame of our own feed that this node did not write"))
             return
@@ -197,11 +197,11 @@ class Sync:
         if not check_signature(header, self._verify):
             raise Malformed("signature")
         self._held_size_bytes += len(data)
-        self._held.setdefault(feed, {})[header.first_seq] = _Held(header, data, now.mono_s)
+        self._held.setdefault(feed, {})[header.first_seq] = _Held(header, len(data), now.mono_s)
 
     def _take_out(self, feed: Feed, first_seq: int) -> _Held:
         frame = self._held[feed].pop(first_seq)
-        self._held_size_bytes -= len(frame.data)
+        self._held_size_bytes -= frame.size_bytes
         return frame
 
     def _try_held(self, feed: Feed, now: Now, out: Outbox) -> None:
@@ -234,7 +234,7 @@ class Sync:
         end = self._book.ends.get(feed)
         if feed.topic not in FEED_TOPICS or seq <= (end.seq if end else 0):
             return
-        if feed.author == self._book.author and self._book.has_written:
+        if feed.author == self._book.author and feed.topic in self._book.written:
             return  # A second process with our key, or a backup restored: nothing to pull any more.
         lags = self._lags if self._is_known(feed) else self._later
         lag = lags.get(feed)
