@@ -377,3 +377,28 @@ def test_shrinking_tells_on_the_side_how_far_it_is(break_where: Callable[[Break]
     assert ended.exit_code == 1
     assert "shrinking" not in ended.stdout
     assert "shrinking" in ended.stderr
+
+
+# The manual.
+
+
+def shown() -> list[list[str]]:
+    """The words of each command that the page about simulation shows."""
+    text = (ROOT / "docs/concepts/simulation.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("words", shown(), ids=" ".join)
+def test_a_command_that_the_manual_shows_is_understood(words: list[str]) -> None:
+    if words[0] == "make":
+        assert words[1] == "sim"
+        assert {word.partition("=")[0] for word in words[2:]} <= {"SEEDS", "FIRST", "ARGS"}
+        return
+    assert words[:3] == [".venv/bin/python", "-m", "simulations"]
+    command = main.commands[words[3]]
+    command.make_context(words[3], words[4:])
+
+
+def test_each_command_is_shown_in_the_manual() -> None:
+    assert {words[3] for words in shown() if words[0] != "make"} | {"sweep"} == set(main.commands)
