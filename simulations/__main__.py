@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .bugs import BUGS, caught
+from .bugs import BUGS, Caught, caught
 from .faults import KINDS
 from .measuring import availability_, scale_, speed_
 from .options import PRESETS, Options
 from .running import Report, run
 from .shrinking import shrink
-from .sweep import sweep
+from .sweep import spread
 
 console = Console(highlight=False)
 progress_console = Console(stderr=True, highlight=False)
@@ -207,14 +209,16 @@ def sweep_(
     ) as progress:
         bar = progress.add_task("seeds", total=seeds)
 
-        def told(report: Report) -> bool:
-            reports.append(report)
-            progress.advance(bar)
-            if not report.ok:
-                show(report, base.with_(seed=report.seed))
-            return report.ok or keep_going
-
-        sweep((base.with_(seed=first + n) for n in range(seeds)), processes=processes, told=told)
+        with contextlib.closing(
+            spread(run, (base.with_(seed=first + n) for n in range(seeds)), processes)
+        ) as ended:
+            for report in ended:
+                reports.append(report)
+                progress.advance(bar)
+                if not report.ok:
+                    show(report, base.with_(seed=report.seed))
+                    if not keep_going:
+                        break
     real_s = time.perf_counter() - began_s
     _summary(reports, first, real_s)
     raise SystemExit(0 if all(report.ok for report in reports) else 1)
@@ -272,26 +276,37 @@ def shrink_(
 @click.argument("names", nargs=-1)
 @click.option("--seeds", type=click.IntRange(1), default=1000, show_default=True, help="At most.")
 @click.option("--hours", type=click.FloatRange(0.001), callback=_hours, help="[default: the bug's]")
-def bugs_(names: tuple[str, ...], seeds: int, hours: float | None) -> None:
+@click.option("--processes", type=click.IntRange(1), help="[default: one for each core]")
+def bugs_(names: tuple[str, ...], seeds: int, hours: float | None, processes: int | None) -> None:
     """Plant bugs in the core, one after the other, and see whether each is caught.
 
     Without NAMES all of them; exit with 1 if one is not caught.
     """
     for name in names:
         _bug(None, None, name)
+    wanted = names or tuple(BUGS)
     missed = 0
-    width = max(map(len, BUGS))
-    for name in names or tuple(BUGS):
-        minutes = None if hours is None else hours * 60.0
-        found = caught(name, range(seeds), minutes)
-        if found is None:
-            missed += 1
-            console.print(f"{name:<{width}}  [bold red]not caught[/] in {seeds:,} seeds")
-        else:
-            about = f"seed {found.seed:>4}, the {found.tried}.: {found.check}: {found.sentence}"
-            console.print(f"{name:<{width}}  {about}", markup=False, soft_wrap=True)
-    console.print(f"{len(names or BUGS) - missed} of {len(names or BUGS)} caught")
+    width = max(map(len, wanted))
+    look = partial(_look, seeds=range(seeds), minutes=None if hours is None else hours * 60.0)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=progress_console, transient=True
+    ) as progress:
+        bar = progress.add_task("bugs", total=len(wanted))
+        for name, found in spread(look, wanted, processes):
+            progress.advance(bar)
+            if found is None:
+                missed += 1
+                console.print(f"{name:<{width}}  [bold red]not caught[/] in {seeds:,} seeds")
+            else:
+                about = f"seed {found.seed:>4}, the {found.tried}.: {found.check}: {found.sentence}"
+                console.print(f"{name:<{width}}  {about}", markup=False, soft_wrap=True)
+    console.print(f"{len(wanted) - missed} of {len(wanted)} caught")
     raise SystemExit(1 if missed else 0)
+
+
+def _look(name: str, seeds: range, minutes: float | None) -> tuple[str, Caught | None]:
+    return name, caught(name, seeds, minutes)
 
 
 for command in (speed_, scale_, availability_):

@@ -80,6 +80,7 @@ class Checks:
         self.written_s: dict[EventHash, float] = {}
         """When an event was first on a disk."""
         self._hashes: dict[tuple[ClusterId, Author, str, int], EventHash] = {}
+        self._follows: dict[str, EventHash] = {}
         self._followed: dict[str, list[EventHash]] = {}
         """The claims that a device followed, one after the other."""
         self._learned: dict[tuple[str, EventHash], int] = {}
@@ -112,14 +113,16 @@ class Checks:
     def stepped(self, device: Device, events: list[Event]) -> None:
         """A device has taken something in, and events with it."""
         self._steps += 1
-        leader = device.core.state.leader
-        followed = self._followed.setdefault(device.name, [])
-        if leader is not None and (not followed or followed[-1] != leader.hash):
-            followed.append(leader.hash)
+        core, name = device.core, device.name
+        leader = core.state.leader
+        if leader is not None and self._follows.get(name) != leader.hash:
+            self._follows[name] = leader.hash
+            self._followed.setdefault(name, []).append(leader.hash)
         for event in events:
             if event.kind == "TaskPlaced":
-                self._learned[device.name, event.hash] = len(followed) - 1
-        self._check_held(device)
+                self._learned[name, event.hash] = len(self._followed.get(name, ())) - 1
+        if core.sync.held_size_bytes or name in self._held:
+            self._check_held(device)
         if self._steps % LOOK_EVERY == 0:
             self._check_queues(device)
             self._check_clock(device)
@@ -338,7 +341,10 @@ class Checks:
             # Shown nowhere else.
             for feed, frames in sync._held.items()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         }
-        self._held[device.name] = (sync.held_size_bytes, now_held)
+        if now_held:
+            self._held[device.name] = (sync.held_size_bytes, now_held)
+        else:
+            self._held.pop(device.name, None)
 
     def _check_queues(self, device: Device) -> None:
         node = device.core

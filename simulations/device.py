@@ -194,7 +194,10 @@ class Device:
 
     def give(self, input: ins.Input) -> None:
         """Something happened to the node; a frozen or slow one takes it in later."""
-        self.do(self._step, input)
+        if self.is_up and not (self.is_frozen or self._backlog or self.step_s):
+            self._step(input)
+        else:
+            self.do(self._step, input)
 
     def do(self, what: Callable[..., object], *details: Any) -> None:
         """Does something in the device's process, in its turn."""
@@ -240,12 +243,15 @@ class Device:
     def _step(self, input: ins.Input) -> None:
         commits = self._commits
         assert commits is not None
-        known = len(commits.gathered.append)
+        gathered = commits.gathered
+        known = len(gathered.append)
         commits.step(input, self.clock.now())
-        self.world.checks.stepped(self, commits.gathered.append[known:])
-        for effect in commits.at_once():
-            self._carry_out(effect)
-        self._want_commit()
+        self.world.checks.stepped(self, gathered.append[known:])
+        if gathered.at_once:
+            for effect in commits.at_once():
+                self._carry_out(effect)
+        if gathered.append or gathered.then:
+            self._want_commit()
 
     def _want_commit(self) -> None:
         commits = self._commits
@@ -327,11 +333,7 @@ class Device:
     def _to_all(self, input: ins.Input, size_bytes: int) -> None:
         wire, stations = self.world.wire, self.world.wire.stations
         for peer in list(wire.peers(self.author)):
-            wire.send(self.author, peer, size_bytes, self._hand_over, stations[peer], input)
-
-    @staticmethod
-    def _hand_over(station: Any, input: ins.Input) -> None:
-        station.give(input)
+            wire.send(self.author, peer, size_bytes, stations[peer].give, input)
 
     def _gossip(self, life: int, input: ins.Input, size_bytes: int) -> None:
         if life == self.life and not self.is_frozen:
@@ -374,8 +376,7 @@ class Device:
     def _to(self, peer: Author, input: ins.Input, size_bytes: int = 100) -> None:
         wire = self.world.wire
         if wire.is_connected(self.author, peer):
-            station = wire.stations[peer]
-            wire.send(self.author, peer, size_bytes, self._hand_over, station, input)
+            wire.send(self.author, peer, size_bytes, wire.stations[peer].give, input)
 
     def _heartbeat(self, effect: fx.SendHeartbeat) -> None:
         data = encode_datagram(self.cluster, self.author, self.identity.sign, effect.heartbeat)

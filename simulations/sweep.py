@@ -1,35 +1,27 @@
-"""Many seeds on all cores, with progress, until one breaks or all are through."""
+"""Many worlds on all cores."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
 
-from .options import Options
-from .running import Report, run
-
-
-def _run(options: Options) -> Report:
-    return run(options)
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def sweep(
-    runs: Iterable[Options],
-    *,
-    processes: int | None = None,
-    told: Callable[[Report], bool] = lambda _report: True,
-) -> None:
-    """Runs all; `told` hears of each as it ends, and ends the sweep by returning False."""
+def spread(
+    function: Callable[[T], R], items: Iterable[T], processes: int | None = None
+) -> Generator[R, None, None]:
+    """The function's results, each as soon as it is there; on all cores unless it is said.
+
+    The function and its items travel to other processes. Who stops listening ends these.
+    """
     count = processes or os.cpu_count() or 1
     if count == 1:
-        for options in runs:
-            if not told(_run(options)):
-                return
+        yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(count, maxtasksperchild=200) as pool:
-        for report in pool.imap_unordered(_run, runs, chunksize=1):
-            if not told(report):
-                pool.terminate()
-                return
+        yield from pool.imap_unordered(function, items, chunksize=1)

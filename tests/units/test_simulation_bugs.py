@@ -51,7 +51,9 @@ def test_a_bug_whose_lines_the_core_no_longer_has_is_not_planted_silently() -> N
 
 
 def test_the_command_tells_what_caught_each_bug() -> None:
-    ended = CliRunner().invoke(main, ["bugs", "replicas_miscounted", "--seeds", "3"])
+    ended = CliRunner().invoke(
+        main, ["bugs", "replicas_miscounted", "--seeds", "3", "--processes", "1"]
+    )
     assert ended.exit_code == 0
     assert "replicas are true" in ended.stdout
     assert "1 of 1 caught" in ended.stdout
