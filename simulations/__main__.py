@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .bugs import BUGS, Caught, caught
+from .bugs import BUGS, looked_for
 from .faults import KINDS
 from .measuring import availability_, scale_, speed_
 from .options import PRESETS, Options
@@ -287,7 +287,7 @@ def bugs_(names: tuple[str, ...], seeds: int, hours: float | None, processes: in
     wanted = names or tuple(BUGS)
     missed = 0
     width = max(map(len, wanted))
-    look = partial(_look, seeds=range(seeds), minutes=None if hours is None else hours * 60.0)
+    look = partial(looked_for, seeds=range(seeds), minutes=None if hours is None else hours * 60.0)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), console=progress_console, transient=True
@@ -303,10 +303,6 @@ def bugs_(names: tuple[str, ...], seeds: int, hours: float | None, processes: in
                 console.print(f"{name:<{width}}  {about}", markup=False, soft_wrap=True)
     console.print(f"{len(wanted) - missed} of {len(wanted)} caught")
     raise SystemExit(1 if missed else 0)
-
-
-def _look(name: str, seeds: range, minutes: float | None) -> tuple[str, Caught | None]:
-    return name, caught(name, seeds, minutes)
 
 
 for command in (speed_, scale_, availability_):

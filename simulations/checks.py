@@ -18,6 +18,8 @@ from kowalski_protocol.ids import Author, ClusterId, EventHash, TaskId
 from kowalski_protocol.limits import LIMITS
 from kowalski_protocol.topics import RESULT, TASK
 
+from .conduct import Conduct
+
 if TYPE_CHECKING:
     from .device import Device
     from .world import World
@@ -68,6 +70,7 @@ class Checks:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.conduct = Conduct(world, self.fail)
         self.acknowledged: dict[TaskId, Acknowledged] = {}
         self.answers = 0
         self.refused: dict[str, int] = {}
@@ -106,6 +109,7 @@ class Checks:
     def booted(self, device: Device) -> None:
         """A device has started."""
         self._held.pop(device.name, None)
+        self.conduct.booted(device)
 
     def went_down(self, device: Device) -> None:
         """A device's process has ended."""
@@ -121,6 +125,8 @@ class Checks:
         for event in events:
             if event.kind == "TaskPlaced":
                 self._learned[name, event.hash] = len(self._followed.get(name, ())) - 1
+            if event.author == device.author and event.hash not in self.written_s:
+                self.conduct.wrote(device, event)
         if core.sync.held_size_bytes or name in self._held:
             self._check_held(device)
         if self._steps % LOOK_EVERY == 0:
@@ -147,6 +153,8 @@ class Checks:
                 self.fail("only members are written down", f"{device} keeps an event of {name}")
             if before != event.hash and not self._may_fork(event.author):
                 if event.author in self._world.disks_hurt:
+                    if event.author == device.author:
+                        self.conduct.forked(device, event)
                     # Set back, and nobody could tell it in time how far it had come.
                     self.forked.add(event.author)
                     continue
@@ -179,6 +187,8 @@ class Checks:
                 self._answered(device, effect)
             case fx.Settled():
                 self._task_settled(device, effect.task)
+            case fx.Stopped():
+                self.conduct.stopped(device)
             case fx.Charge():
                 self.charges[effect.reason] = self.charges.get(effect.reason, 0) + 1
                 self._forks_told += effect.reason.startswith("fork")
@@ -262,6 +272,7 @@ class Checks:
 
     def _answered(self, device: Device, answer: fx.Answer) -> None:
         self.answers += 1
+        self.conduct.answered(device, answer.ticket)
         if answer.problem is not None:
             code = answer.problem.code
             self.refused[code] = self.refused.get(code, 0) + 1

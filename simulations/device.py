@@ -421,7 +421,9 @@ class Device:
     def _kill(self, life: int) -> None:
         if life == self.life:
             self.crash()
-            self.world.agenda.after(5.0, self.world.restart, self)
+            # Whoever watches over it starts it again at once, or later.
+            wait_s = self.chance.choice((0.3, 5.0))
+            self.world.agenda.after(wait_s, self.world.restart, self)
 
     def _run_over(self, life: int, attempt: EventHash, code: str) -> None:
         if life != self.life:

@@ -8,11 +8,15 @@ from kowalski_ledger.state import Task
 from kowalski_protocol.feeds import Feed
 from kowalski_protocol.ids import Author, TaskId
 
+from .conduct import unaware
+
 if TYPE_CHECKING:
     from .device import Device
     from .world import World
 
 LOOK_S = 1.0
+AWARE_S = 60.0
+"""Within so long of a heal all devices count on each other."""
 WELL_S = 900.0
 """Whatever runs, waits and is tried again must have ended by then: the longest run takes a minute,
 a task that kills its hosts takes them five seconds each time, and is tried nine times.
@@ -43,6 +47,8 @@ class Liveness:
         while fault is not None and world.agenda.now_s < began_s + WELL_S:
             world.agenda.run_until(world.agenda.now_s + LOOK_S)
             fault = self._disagreement() or self._unfinished()
+            if world.agenda.now_s - began_s >= AWARE_S:
+                self._check_aware()
         if fault is not None:
             world.checks.fail(
                 "after a heal all is well", fault.sentence, task=fault.task, feed=fault.feed
@@ -80,6 +86,12 @@ class Liveness:
                         return feed
         return None
 
+    def _check_aware(self) -> None:
+        """Who is back is heard."""
+        found = unaware(self._live(), self._world.checks.conduct, AWARE_S / 2)
+        if found is not None:
+            self._world.checks.fail("who is back is heard", f"{found[0]} does not hear {found[1]}")
+
     def _unfinished(self) -> _Fault | None:
         gone = [device for device in self._world.devices if device.is_gone]
         owners: set[Author] = {d.author for d in gone} | self._world.attackers
@@ -98,6 +110,7 @@ class Liveness:
 
     def _judge(self) -> None:
         world, live = self._world, self._live()
+        world.checks.conduct.judge()
         admitted = {device.author for device in world.devices} | world.attackers
         for device in live:
             world.checks.check_digest(device)

@@ -76,6 +76,7 @@ class Workload:
         specs = [self._spec(is_brief=count == 1000) for _ in range(count)]
         self._tickets += 1
         self.submitted += count
+        self._world.checks.conduct.asked(device, self._tickets)
         device.give(
             ins.Submit(
                 self._tickets,
@@ -92,6 +93,8 @@ class Workload:
         if not is_brief and chance.random() < 0.3:
             args["seconds"] = round(self._long_s * chance.random(), 3)
         spec: dict[str, Any] = {"kind": "tool", "payload": {"tool": "echo", "args": args}}
+        if args and chance.random() < 0.1:
+            spec["failover"] = "fail"
         if chance.random() < 0.2:
             spec["priority"] = chance.randint(-5, 5)
         if chance.random() < self._odd:
@@ -124,5 +127,6 @@ class Workload:
         device = self._device()
         if device is not None:
             self._tickets += 1
+            self._world.checks.conduct.asked(device, self._tickets)
             weights = {"load": round(self._chance.random(), 3)}
             device.give(ins.SetWeights(self._tickets, "tool", weights))

@@ -8,6 +8,7 @@ thread: whoever writes shields itself, because the outcome must be known.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +27,9 @@ from .settings import (
     WRITER_SETTINGS,
     file_uri,
 )
+
+# At its most talkative it would log every statement with its values, which are people's work.
+logging.getLogger("aiosqlite").setLevel(logging.WARNING)
 
 
 class Connection:

@@ -119,6 +119,7 @@ def task_view(
         priority=spec.priority,
         labels=spec.labels,
         waiting=None if settled else node.leader.waiting_reason(task),
+        trace=spec.trace or None,
     )
 
 

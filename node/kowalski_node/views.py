@@ -123,6 +123,8 @@ class TaskView(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     waiting: str | None = None
     """Why it is not placed yet, as a sentence, where this node knows."""
+    trace: str | None = None
+    """What the submitter said that it belongs to, such as a W3C traceparent."""
 
 
 class Accepted(msgspec.Struct, frozen=True):

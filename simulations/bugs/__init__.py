@@ -77,6 +77,13 @@ def caught(name: str, seeds: Iterable[int], minutes: float | None = None) -> Cau
     return None
 
 
+def looked_for(
+    name: str, seeds: Iterable[int], minutes: float | None = None
+) -> tuple[str, Caught | None]:
+    """The bug's name and what `caught` says of it, for those who look for several at once."""
+    return name, caught(name, seeds, minutes)
+
+
 __all__ = [
     "ATTACKERS",
     "BUGS",
@@ -87,5 +94,6 @@ __all__ = [
     "UnknownBug",
     "bug_named",
     "caught",
+    "looked_for",
     "planted",
 ]

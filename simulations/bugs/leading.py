@@ -17,6 +17,7 @@ LEADING: Final = (
             "if leader is not None and leader.author == self_:",
         ),
         Change("core.leader:Leader._is_followed", "leader is not None\n", "False\n"),
+        where=Options(seed=0, faults=("crash", "graceful_stop")),
     ),
     Bug(
         "all_claim",
@@ -24,6 +25,7 @@ LEADING: Final = (
         Change(
             "core.election:should_claim", "return next_leader(state, alive) == self_", "return True"
         ),
+        where=Options(seed=0, faults=("crash", "graceful_stop")),
     ),
     Bug(
         "no_patience",
@@ -33,6 +35,7 @@ LEADING: Final = (
             "self._patience_until_s = max(self._patience_until_s, until_s)",
             "return",
         ),
+        where=Options(seed=0, faults=("crash", "graceful_stop")),
     ),
     Bug(
         "losses_ignored",
@@ -52,7 +55,7 @@ LEADING: Final = (
             "if not self.is_ready or not self._book.may_write:",
             "if True:",
         ),
-        where=Options(seed=0, faults=("lost_disk", "crash")),
+        where=Options(seed=0, faults=("lost_disk",)),
     ),
     Bug(
         "running_work_not_adopted",
@@ -64,6 +67,7 @@ LEADING: Final = (
             "    self._book.state.leader and attempt.claim == self._book.state.leader.hash\n"
             "):",
         ),
+        where=Options(seed=0, faults=("crash", "graceful_stop")),
     ),
     Bug(
         "host_killer_unbounded",
@@ -82,6 +86,7 @@ LEADING: Final = (
             'end.code == "restarted" and attempt.started_hash is not None',
             "False",
         ),
+        where=Options(seed=0, faults=()),
     ),
     Bug(
         "backoff_loses_task",

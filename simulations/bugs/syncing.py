@@ -116,6 +116,7 @@ SYNCING: Final = (
             "if waited_s < OWN_HEAD_WAIT_MAX_S and any(",
             "if False and any(",
         ),
+        where=Options(seed=0, faults=("restored_backup", "connection_reset")),
     ),
     Bug(
         "never_dialled_again",
@@ -134,6 +135,7 @@ SYNCING: Final = (
             "if (heartbeat.boot, heartbeat.counter) <= (peer.boot, peer.counter):",
             "if heartbeat.counter <= peer.counter:",
         ),
+        where=Options(seed=0, faults=("crash", "power_cut")),
     ),
     Bug(
         "one_sided_aliveness",

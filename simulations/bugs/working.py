@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..options import Options
 from .planting import Bug, Change
 
 WORKING: Final = (
@@ -68,6 +69,7 @@ WORKING: Final = (
         "handed_over_to_itself",
         "A node that stops hands its tasks to whoever is most senior, itself included.",
         Change("core.owner:Owner.hand_over", "alive - {self._book.author}", "alive"),
+        where=Options(seed=0, faults=("graceful_stop",)),
     ),
     Bug(
         "open_tasks_forgotten_by_restart",
@@ -85,6 +87,7 @@ WORKING: Final = (
         "written_on_full_disk",
         "A node goes on writing while its disk is full.",
         Change("core.node:Node._commit_failed", "self.book.may_write = False", "pass"),
+        where=Options(seed=0, faults=("full_disk",)),
     ),
     Bug(
         "opening_requests_dropped",
@@ -94,10 +97,12 @@ WORKING: Final = (
             "for request in waiting:",
             "for request in ():",
         ),
+        where=Options(seed=0, faults=("crash", "power_cut")),
     ),
     Bug(
         "failover_fail_ignored",
         "A task that must not be tried again after its device was lost is not ended by its owner.",
         Change("core.owner:Owner._verdict", 'if lost and spec.failover == "fail":', "if False:"),
+        where=Options(seed=0, faults=("crash", "pause")),
     ),
 )

@@ -17,12 +17,14 @@ from kowalski_node.core.inputs import Now
 from kowalski_protocol import clock
 from kowalski_protocol.clock import HybridClock
 from kowalski_protocol.codec import encode
+from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import (
     CancelRequested,
     ClusterFounded,
     InviteUsed,
     MemberAdmitted,
     TaskDeclined,
+    WeightsChanged,
 )
 from kowalski_protocol.feeds import Event, Feed, Head, event_hash, genesis
 from kowalski_protocol.ids import Author, EventHash
@@ -101,6 +103,18 @@ def test_nothing_is_written_while_the_node_may_not() -> None:
     with pytest.raises(AssertionError):
         book.write(FOUNDED, NOW, Outbox())
     assert not book.written
+
+
+def test_what_others_would_refuse_is_not_written() -> None:
+    book, out = new_book(), Outbox()
+    book.write(FOUNDED, NOW, out)
+    before = book.clock.last
+    weights = WeightsChanged("tool", {f"weight {number}": 1.0 for number in range(10_000)})
+    with pytest.raises(Problem, match="more than nodes take") as raised:
+        book.write(weights, NOW, out)
+    assert raised.value.code == "bad_request"
+    assert (len(out.append), book.clock.last) == (1, before)
+    assert book.end(Feed(DESK.author, TASK)).seq == 1
 
 
 # Taking in.

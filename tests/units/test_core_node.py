@@ -311,6 +311,25 @@ def test_is_settled_means_on_the_disk() -> None:
     assert bench.node.book.is_settled(task)
 
 
+def test_what_is_asked_of_a_node_that_nobody_knows_is_refused_in_time() -> None:
+    history = History(2)
+    founder, stranger = history.founder, Writer("stranger")
+    config = NodeConfig(stranger.author, "stranger", 1, LOCAL, 1)
+    now = ins.Now(0.0, START_MS)
+    node = Node(config, State(history.cluster), now)
+    sign(founder, founder.feeds[TASK])
+    node.load(history.written)
+    node.loaded()
+    out = fx.Outbox()
+    node.step(submit(1), now, out)
+    node.step(ins.Tick(), ins.Now(5.0, START_MS + 5000), out)
+    assert not [effect for effect in out.at_once if isinstance(effect, fx.Answer)]
+    node.step(ins.Tick(), ins.Now(10.1, START_MS + 10_100), out)
+    (answer,) = [effect for effect in out.at_once if isinstance(effect, fx.Answer)]
+    assert answer.problem is not None
+    assert (answer.ticket, answer.problem.code) == (1, "not_ready")
+
+
 def test_an_end_is_shown_with_its_result_and_not_before() -> None:
     """The owner's word may arrive before the word of the device that it goes by."""
     bench = Follower(3)

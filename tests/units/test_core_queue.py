@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kowalski_node.core.queue import BucketKey, Queue
+from kowalski_node.core.queue import Arrival, BucketKey, Queue
 from kowalski_protocol.ids import Author, TaskId
 
 AGEING_S = 30.0
@@ -16,6 +18,14 @@ ANN, BOB, CAT = (Author(letter * 32) for letter in (b"a", b"b", b"c"))
 
 def task(number: int) -> TaskId:
     return TaskId(number.to_bytes(16, "big"))
+
+
+TURNS = itertools.count()
+
+
+def at(time_s: float) -> Arrival:
+    """A first arrival, after all others of the same time."""
+    return Arrival(time_s, next(TURNS))
 
 
 def key(submitter: Author = ANN, name: bytes = b"echo") -> BucketKey:
@@ -42,38 +52,48 @@ def test_an_empty_queue_has_no_turn(queue: Queue) -> None:
     assert task(1) not in queue
 
 
+def test_of_a_batch_a_task_that_comes_back_stands_where_it_stood(queue: Queue) -> None:
+    arrivals = [at(0.0) for _ in range(6)]
+    for number, arrival in enumerate(arrivals):
+        queue.add(task(number), key(), 0, arrival)
+    for number in (0, 1, 2):
+        queue.serve(task(number))
+    queue.add(task(1), key(), 0, arrivals[1])
+    assert drain(queue) == [1, 3, 4, 5]
+
+
 def test_first_come_first_served(queue: Queue) -> None:
     for number in (3, 1, 2):
-        queue.add(task(number), key(), 0, 0.0)
+        queue.add(task(number), key(), 0, at(0.0))
     assert drain(queue) == [3, 1, 2]
 
 
 def test_first_come_first_served_across_classes_of_tasks(queue: Queue) -> None:
-    queue.add(task(1), key(name=b"x"), 0, 0.0)
-    queue.add(task(2), key(name=b"y"), 0, 0.1)
-    queue.add(task(3), key(name=b"x"), 0, 0.2)
+    queue.add(task(1), key(name=b"x"), 0, at(0.0))
+    queue.add(task(2), key(name=b"y"), 0, at(0.1))
+    queue.add(task(3), key(name=b"x"), 0, at(0.2))
     assert drain(queue, 1.0) == [1, 2, 3]
 
 
 def test_a_task_that_lost_its_device_stands_where_it_stood(queue: Queue) -> None:
-    queue.add(task(1), key(name=b"x"), 0, 5.0)
-    queue.add(task(2), key(name=b"x"), 0, 1.0)
-    queue.add(task(3), key(name=b"y"), 0, 0.0)
+    queue.add(task(1), key(name=b"x"), 0, at(5.0))
+    queue.add(task(2), key(name=b"x"), 0, at(1.0))
+    queue.add(task(3), key(name=b"y"), 0, at(0.0))
     assert drain(queue, 6.0) == [3, 2, 1]
 
 
 @pytest.mark.parametrize("names", [(b"x", b"x", b"x"), (b"x", b"y", b"z")])
 def test_the_higher_priority_goes_first(queue: Queue, names: tuple[bytes, bytes, bytes]) -> None:
-    queue.add(task(1), key(name=names[0]), 0, 0.0)
-    queue.add(task(2), key(name=names[1]), 5, 1.0)
-    queue.add(task(3), key(name=names[2]), -9, 0.0)
+    queue.add(task(1), key(name=names[0]), 0, at(0.0))
+    queue.add(task(2), key(name=names[1]), 5, at(1.0))
+    queue.add(task(3), key(name=names[2]), -9, at(0.0))
     assert drain(queue, 1.0) == [2, 1, 3]
 
 
 def test_one_that_waits_already_keeps_its_turn(queue: Queue) -> None:
-    queue.add(task(1), key(), 0, 0.0)
-    queue.add(task(2), key(), 0, 1.0)
-    queue.add(task(1), key(), -9, 2.0)
+    queue.add(task(1), key(), 0, at(0.0))
+    queue.add(task(2), key(), 0, at(1.0))
+    queue.add(task(1), key(), -9, at(2.0))
     queue.delay(task(1), 100.0)
     assert len(queue) == 2
     assert drain(queue, 2.0) == [1, 2]
@@ -87,8 +107,8 @@ def test_one_that_waits_already_keeps_its_turn(queue: Queue) -> None:
 def test_a_waiting_task_gains_one_priority_for_every_ageing_time(
     queue: Queue, names: tuple[bytes, bytes], waited_s: float, first: int
 ) -> None:
-    queue.add(task(1), key(name=names[0]), 0, 0.0)
-    queue.add(task(2), key(name=names[1]), 2, waited_s)
+    queue.add(task(1), key(name=names[0]), 0, at(0.0))
+    queue.add(task(2), key(name=names[1]), 2, at(waited_s))
     assert drain(queue, waited_s)[0] == first
 
 
@@ -97,11 +117,11 @@ def test_nothing_starves_however_important_what_keeps_coming_is(
     low: int, high: int, same_class: bool
 ) -> None:
     queue = Queue(AGEING_S)
-    queue.add(task(0), key(name=b"low"), low, 0.0)
+    queue.add(task(0), key(name=b"low"), low, at(0.0))
     name = b"low" if same_class else b"high"
     for number in range(1, 300):
         now_s = number * AGEING_S
-        queue.add(task(number), key(BOB if number % 2 else ANN, name), high, now_s)
+        queue.add(task(number), key(BOB if number % 2 else ANN, name), high, at(now_s))
         turn = queue.next(set(), now_s)
         assert turn is not None
         queue.serve(turn[0])
@@ -116,42 +136,42 @@ def test_nothing_starves_however_important_what_keeps_coming_is(
 
 def test_submitters_take_turns_whoever_came_with_more(queue: Queue) -> None:
     for number in range(6):
-        queue.add(task(number), key(ANN), 0, 0.0)
+        queue.add(task(number), key(ANN), 0, at(0.0))
     for number in (10, 11):
-        queue.add(task(number), key(BOB), 0, 0.5)
+        queue.add(task(number), key(BOB), 0, at(0.5))
     assert drain(queue, 1.0) == [0, 10, 1, 11, 2, 3, 4, 5]
 
 
 def test_priority_comes_before_fairness(queue: Queue) -> None:
     for number in range(3):
-        queue.add(task(number), key(ANN), 1, 0.0)
-    queue.add(task(10), key(BOB), 0, 0.0)
+        queue.add(task(number), key(ANN), 1, at(0.0))
+    queue.add(task(10), key(BOB), 0, at(0.0))
     assert drain(queue) == [0, 1, 2, 10]
 
 
 def test_who_was_served_much_owes_nothing_to_one_who_comes_later(queue: Queue) -> None:
     for number in range(100):
-        queue.add(task(number), key(ANN), 0, 0.0)
+        queue.add(task(number), key(ANN), 0, at(0.0))
     assert len(drain(queue)) == 100
     for number in range(100, 105):
-        queue.add(task(number), key(ANN), 0, 1.0)
+        queue.add(task(number), key(ANN), 0, at(1.0))
     for number in range(200, 205):
-        queue.add(task(number), key(BOB), 0, 1.0)
+        queue.add(task(number), key(BOB), 0, at(1.0))
     turns = drain(queue, 1.0)
     assert sum(number < 200 for number in turns[:4]) == 2
 
 
 def test_who_waited_for_nothing_saves_up_no_turns(queue: Queue) -> None:
-    queue.add(task(500), key(BOB), 0, 0.0)
+    queue.add(task(500), key(BOB), 0, at(0.0))
     drain(queue)
     for number in range(100):
-        queue.add(task(number), key(ANN), 0, 0.0)
+        queue.add(task(number), key(ANN), 0, at(0.0))
     for _ in range(50):
         turn = queue.next(set(), 0.0)
         assert turn is not None
         queue.serve(turn[0])
     for number in range(200, 220):
-        queue.add(task(number), key(BOB), 0, 0.0)
+        queue.add(task(number), key(BOB), 0, at(0.0))
     turns = drain(queue)[:20]
     assert 9 <= sum(number >= 200 for number in turns) <= 11
 
@@ -159,16 +179,16 @@ def test_who_waited_for_nothing_saves_up_no_turns(queue: Queue) -> None:
 def test_whose_tasks_were_taken_away_comes_back_as_one_who_waited_for_nothing(
     queue: Queue,
 ) -> None:
-    queue.add(task(500), key(BOB), 0, 0.0)
+    queue.add(task(500), key(BOB), 0, at(0.0))
     queue.remove(task(500))
     for number in range(100):
-        queue.add(task(number), key(ANN), 0, 0.0)
+        queue.add(task(number), key(ANN), 0, at(0.0))
     for _ in range(50):
         turn = queue.next(set(), 0.0)
         assert turn is not None
         queue.serve(turn[0])
     for number in range(200, 220):
-        queue.add(task(number), key(BOB), 0, 0.0)
+        queue.add(task(number), key(BOB), 0, at(0.0))
     turns = drain(queue)[:20]
     assert 9 <= sum(number >= 200 for number in turns) <= 11
 
@@ -182,7 +202,7 @@ def test_while_all_wait_nobody_is_ahead_by_more_than_one(submitters: int, each: 
         for number in range(each):
             id = task(n * 100 + number)
             owner[id] = person
-            queue.add(id, key(person), 0, 0.0)
+            queue.add(id, key(person), 0, at(0.0))
     served = dict.fromkeys(people, 0)
     for _ in range(submitters * each):
         turn = queue.next(set(), 0.0)
@@ -196,15 +216,15 @@ def test_while_all_wait_nobody_is_ahead_by_more_than_one(submitters: int, each: 
 
 
 def test_a_class_that_waits_for_a_busy_device_holds_up_no_other(queue: Queue) -> None:
-    queue.add(task(1), key(name=b"gpu"), 9, 0.0)
-    queue.add(task(2), key(name=b"echo"), 0, 0.0)
+    queue.add(task(1), key(name=b"gpu"), 9, at(0.0))
+    queue.add(task(2), key(name=b"echo"), 0, at(0.0))
     assert drain(queue, blocked={key(name=b"gpu")}) == [2]
     assert task(1) in queue
     assert drain(queue) == [1]
 
 
 def test_where_everything_is_blocked_there_is_no_turn(queue: Queue) -> None:
-    queue.add(task(1), key(), 0, 0.0)
+    queue.add(task(1), key(), 0, at(0.0))
     assert queue.next({key()}, 0.0) is None
 
 
@@ -232,7 +252,7 @@ def test_delayed_tasks_come_due_in_the_order_of_their_times(queue: Queue) -> Non
 def test_a_delay_is_not_prolonged_and_does_not_take_a_turn_away(queue: Queue) -> None:
     queue.delay(task(1), 1.0)
     queue.delay(task(1), 9.0)
-    queue.add(task(2), key(), 0, 0.0)
+    queue.add(task(2), key(), 0, at(0.0))
     queue.delay(task(2), 9.0)
     assert list(queue.due(1.0)) == [task(1)]
     assert drain(queue) == [2]
@@ -240,7 +260,7 @@ def test_a_delay_is_not_prolonged_and_does_not_take_a_turn_away(queue: Queue) ->
 
 def test_adding_a_delayed_task_ends_its_delay(queue: Queue) -> None:
     queue.delay(task(1), 5.0)
-    queue.add(task(1), key(), 0, 0.0)
+    queue.add(task(1), key(), 0, at(0.0))
     assert len(queue) == 1
     assert list(queue.due(9.0)) == []
     assert drain(queue) == [1]
@@ -261,7 +281,7 @@ def test_a_task_that_was_removed_while_delayed_does_not_come_due(queue: Queue) -
 
 def test_a_removed_task_has_no_turn(queue: Queue) -> None:
     for number in (1, 2, 3):
-        queue.add(task(number), key(), 0, 0.0)
+        queue.add(task(number), key(), 0, at(0.0))
     for gone in (1, 1, 9):
         queue.remove(task(gone))
     assert len(queue) == 2
@@ -271,44 +291,44 @@ def test_a_removed_task_has_no_turn(queue: Queue) -> None:
 
 
 def test_a_task_that_was_removed_and_comes_back_waits_from_then_on(queue: Queue) -> None:
-    queue.add(task(1), key(), 0, 0.0)
-    queue.add(task(2), key(), 0, 1.0)
+    queue.add(task(1), key(), 0, at(0.0))
+    queue.add(task(2), key(), 0, at(1.0))
     queue.remove(task(1))
-    queue.add(task(1), key(), 0, 2.0)
+    queue.add(task(1), key(), 0, at(2.0))
     assert drain(queue, 2.0) == [2, 1]
 
 
 def test_a_removed_task_may_come_back_in_another_class(queue: Queue) -> None:
-    queue.add(task(1), key(name=b"x"), 0, 0.0)
+    queue.add(task(1), key(name=b"x"), 0, at(0.0))
     queue.remove(task(1))
-    queue.add(task(1), key(name=b"y"), 0, 1.0)
+    queue.add(task(1), key(name=b"y"), 0, at(1.0))
     turn = queue.next(set(), 1.0)
     assert turn == (task(1), key(name=b"y"))
     assert drain(queue, 1.0) == [1], "once"
 
 
 def test_a_task_that_was_served_may_come_back(queue: Queue) -> None:
-    queue.add(task(1), key(), 0, 0.0)
+    queue.add(task(1), key(), 0, at(0.0))
     assert drain(queue) == [1]
-    queue.add(task(1), key(), 0, 1.0)
+    queue.add(task(1), key(), 0, at(1.0))
     assert queue.bucket_of(task(1)) == key()
     assert drain(queue, 1.0) == [1]
 
 
 def test_serving_what_does_not_wait_changes_nothing(queue: Queue) -> None:
-    queue.add(task(1), key(), 0, 0.0)
+    queue.add(task(1), key(), 0, at(0.0))
     queue.serve(task(9))
     assert drain(queue) == [1]
 
 
 def test_a_node_that_leads_no_longer_forgets_everything(queue: Queue) -> None:
-    queue.add(task(1), key(), 0, 0.0)
+    queue.add(task(1), key(), 0, at(0.0))
     queue.delay(task(2), 1.0)
     queue.clear()
     assert len(queue) == 0
     assert list(queue.due(9.0)) == []
     assert drain(queue) == []
-    queue.add(task(1), key(), 0, 0.0)
+    queue.add(task(1), key(), 0, at(0.0))
     queue.delay(task(2), 5.0)
     assert list(queue.due(4.0)) == [], "the old delay is forgotten as well"
     assert drain(queue) == [1]
@@ -333,7 +353,7 @@ class AnyUse(RuleBasedStateMachine):
         priority=st.integers(-3, 3),
     )
     def add(self, id: TaskId, submitter: Author, name: bytes, priority: int) -> None:
-        self.queue.add(id, (name, submitter), priority, self.now_s)
+        self.queue.add(id, (name, submitter), priority, at(self.now_s))
         self.delayed.pop(id, None)
         self.waits.setdefault(id, (name, submitter))
 

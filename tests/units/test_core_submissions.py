@@ -110,11 +110,21 @@ def test_min_replicas_waits_until_so_many_hold_it() -> None:
 
 
 def test_min_replicas_that_can_not_be_had_is_answered_with_what_there_is() -> None:
-    world = World("desk", "laptop")
-    ticket = world.submit("desk", ECHO, min_replicas=9)
+    world = World("desk", "laptop", "attic")
+    world["attic"].crash()
+    ticket = world.submit("desk", ECHO, min_replicas=3)
     assert not world.run(MIN_REPLICAS_WAIT_S - 1, until=lambda: ticket in world["desk"].answers)
     answered = answer(world, ticket)
     assert [replicas for _, replicas in answered.value] == [2]
+
+
+def test_min_replicas_of_more_than_there_are_members_is_refused_at_once() -> None:
+    world = World("desk", "laptop")
+    ticket = world.submit("desk", ECHO, min_replicas=3)
+    problem = answer(world, ticket).problem
+    assert problem is not None
+    assert (problem.code, "the cluster has 2" in problem.sentence) == ("bad_request", True)
+    assert not world["desk"].core.state.tasks
 
 
 @pytest.mark.parametrize("min_replicas", [0, 1])

@@ -165,9 +165,9 @@ class Story:
             " tasks on it",
             "bold red",
         )
-        work.start_soon(self._tell_failover, failover)
+        work.start_soon(self._tell_failover, failover, unfinished)
 
-    async def _tell_failover(self, failover: Failover) -> None:
+    async def _tell_failover(self, failover: Failover, unfinished: int) -> None:
         """Says in one line what a kill led to, once that is known."""
         await trio.sleep(CALM_S)
         with trio.move_on_after(CALM_MAX_S):
@@ -181,8 +181,14 @@ class Story:
                 "its unfinished task has" if failover.moved == 1 else "its unfinished tasks have"
             )
             parts.append(f"{tasks} a new place within {failover.moved_s:.2f} s")
+        elif failover.waiting:
+            parts.append(f"{len(failover.waiting)} of its tasks wait for a new place")
+        elif not unfinished:
+            parts.append("it had nothing unfinished")
+        else:
+            parts.append("what it had was finished before it was missed")
         name = self._fates[failover.device].name
-        self._note(f"after {name}: {', '.join(parts) or 'it had nothing unfinished'}", "yellow")
+        self._note(f"after {name}: {', '.join(parts)}", "yellow")
 
     async def _bring_back(self, node: LocalNode) -> None:
         fate = self._fates[node.peer]

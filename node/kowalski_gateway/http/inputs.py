@@ -80,7 +80,10 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     device_filter: Literal["local", "network", "all"] = "all"
     labels: dict[str, str] = {}
     durability: int = 1
-    trace: Annotated[str | None, Meta(description="A W3C traceparent.")] = None
+    trace: Annotated[
+        str | None,
+        Meta(description="What it belongs to, such as a W3C traceparent; shown with the task."),
+    ] = None
     private: bool = False
     secrets: list[str] = []
     after: list[str] = []
@@ -96,7 +99,10 @@ class TaskSubmission(TaskRequest, frozen=True, kw_only=True):
     ] = None
     min_replicas: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Answer only when so many nodes hold the task."),
+        Meta(
+            description="Answer when so many nodes hold the task, or after 30 s; the answer says"
+            " how many do. At most as many as there are members."
+        ),
     ] = None
 
 

@@ -15,6 +15,7 @@ from kowalski_ledger.fold import fold
 from kowalski_ledger.state import State, Task
 from kowalski_protocol.clock import HybridClock
 from kowalski_protocol.codec import encode
+from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import Body
 from kowalski_protocol.feeds import Event, Feed, Head, event_hash, genesis
 from kowalski_protocol.ids import Author, EventHash
@@ -103,13 +104,16 @@ class Book:
         out.append.append(event)
 
     def write(self, body: Body, now: Now, out: Outbox, attachment: bytes | None = None) -> Event:
-        """Writes a fact into the own feed and folds it."""
+        """Writes a fact into the own feed and folds it; Problem where it is too large."""
         assert self.may_write
         topic = body.topic
-        self.written.add(topic)
         end = self.end(self._own[topic])
         kind = type(body).__name__
         data = encode(body)
+        if len(data) > self.limits.body_size_bytes_max:
+            # All others would refuse it and all that follows: rather none is written at all.
+            raise Problem("bad_request", f"A {kind} of {len(data):,} bytes is more than nodes take.")
+        self.written.add(topic)
         hlc = self.clock.tick(now.wall_ms)
         seq = end.seq + 1
         hash = event_hash(end.hash, seq, hlc, kind, data)

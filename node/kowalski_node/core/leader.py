@@ -24,7 +24,7 @@ from .election import may_lead, should_claim
 from .inputs import Now
 from .peers import Peers
 from .placement import Candidate, Measure, Waiting, candidates, choose
-from .queue import Queue
+from .queue import Arrival, Queue
 from .scoring import DEFAULT_WEIGHTS
 from .sync import Sync
 
@@ -54,8 +54,9 @@ class Leader:
         self._timers = timers
         self._limits = limits
         self.queue = Queue(timers.ageing_s)
-        self._arrived_s: dict[TaskId, float] = {}
+        self._arrivals: dict[TaskId, Arrival] = {}
         """When this leader first saw each open task want a place."""
+        self._turns = 0
         self._patience_until_s = 0.0
         self._arrivals_until_s = 0.0
         self._stopping = False
@@ -121,7 +122,7 @@ class Leader:
         self._seen = leader.hash
         self.is_ready = False
         self.queue.clear()
-        self._arrived_s.clear()
+        self._arrivals.clear()
         self._ready_s = None
         if leader.author == self._book.author:
             self.listen(now, out)
@@ -213,7 +214,7 @@ class Leader:
         if not self._wants_place(task, now, out):
             self.queue.remove(task.id)
             if task.settled is not None:
-                self._arrived_s.pop(task.id, None)
+                self._arrivals.pop(task.id, None)
             return
         if task.id in self.queue:
             return
@@ -277,9 +278,12 @@ class Leader:
         key = (_class(spec), task.submitter)
         if not len(self.queue):
             self._attempts.begin_burst()
-        # Work that was lost stands where it stood, not behind all that came since.
-        arrived_s = self._arrived_s.setdefault(task.id, now.mono_s)
-        self.queue.add(task.id, key, spec.priority, arrived_s)
+        # Work that was lost stands where it stood, not behind all that came with it or since.
+        arrival = self._arrivals.get(task.id)
+        if arrival is None:
+            self._turns += 1
+            arrival = self._arrivals[task.id] = Arrival(now.mono_s, self._turns)
+        self.queue.add(task.id, key, spec.priority, arrival)
 
     # Placing.
 

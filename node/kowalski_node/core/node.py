@@ -99,6 +99,11 @@ class NodeConfig(msgspec.Struct, frozen=True):
     limits: Limits = LIMITS
 
 
+def _refuse(request: Submit | Admit | SetWeights, code: str, sentence: str, out: Outbox) -> bool:
+    out.at_once.append(Answer(request.ticket, problem=Problem(code, sentence)))
+    return False
+
+
 class Node:
     """One node.
 
@@ -258,6 +263,8 @@ class Node:
             for a in others
         )
         if self.config.author not in self.state.members:
+            if waited_s > OWN_HEAD_WAIT_MAX_S:
+                self._refuse_waiting(out)  # Nobody is there who could tell that it was let in.
             return
         if not told and waited_s < OWN_HEAD_WAIT_S:
             return
@@ -265,12 +272,18 @@ class Node:
             return
         self._open(now, out)
 
+    def _refuse_waiting(self, out: Outbox) -> None:
+        waiting, self._opening = self._opening, []
+        for request in waiting:
+            if not isinstance(request, Cancel):
+                sentence = "No member can be reached who knows this device yet."
+                _refuse(request, "not_ready", sentence, out)
+
     def _open(self, now: Now, out: Outbox) -> None:
         self._opened = True
         self.book.may_write = True
         self.heartbeats.hasten(now)  # The others give nothing to one that does not write.
-        others = len(self.state.members) > 1
-        if others:
+        if len(self.state.members) > 1:
             suspect_s = self.config.timers.suspect_s
             self.leader.patience_until(
                 now.mono_s + suspect_s, arrivals_until_s=now.mono_s + ARRIVALS * suspect_s
@@ -378,28 +391,25 @@ class Node:
     # People and programs.
 
     def _may_take(self, request: Submit | Admit | SetWeights, out: Outbox) -> bool:
-        problem: Problem | None = None
         if self.stopping:
-            problem = Problem("stopping", "This node is stopping and takes nothing new.")
-        elif self.disk_full:
-            problem = Problem("disk_full", "The ledger's disk is full, so nothing new is accepted.")
-        elif not self._opened:
-            if len(self._opening) < OPENING_MAX:
-                self._opening.append(request)
-                return False
-            problem = Problem("not_ready", "The node is starting.")
-        if problem is not None:
-            out.at_once.append(Answer(request.ticket, problem=problem))
-        return problem is None
+            sentence = "This node is stopping and takes nothing new."
+            return _refuse(request, "stopping", sentence, out)
+        if self.disk_full:
+            sentence = "The ledger's disk is full, so nothing new is accepted."
+            return _refuse(request, "disk_full", sentence, out)
+        if self._opened:
+            return True
+        if len(self._opening) >= OPENING_MAX:
+            return _refuse(request, "not_ready", "The node is starting.", out)
+        self._opening.append(request)
+        return False
 
     def _may_govern(self, request: Admit | SetWeights, what: str, out: Outbox) -> bool:
         if not self._may_take(request, out):
             return False
         me = self.state.members.get(self.config.author)
         if me is None or me.role != "admin":
-            problem = Problem("not_allowed", f"Only an admin's device can {what}.")
-            out.at_once.append(Answer(request.ticket, problem=problem))
-            return False
+            return _refuse(request, "not_allowed", f"Only an admin's device can {what}.", out)
         return True
 
     def _submit(self, request: Submit, now: Now, out: Outbox) -> None:
@@ -422,17 +432,14 @@ class Node:
     def _admit(self, admit: Admit, now: Now, out: Outbox) -> None:
         if not self._may_govern(admit, "let others in", out):
             return
-        problem: Problem | None = None
         if admit.invite in self.state.invites_used:
-            problem = Problem("invite_used", "This invite was used before.")
+            _refuse(admit, "invite_used", "This invite was used before.", out)
         elif len(self.state.members) >= self.config.limits.members_max:
-            problem = Problem("not_allowed", "The cluster has as many members as it may.")
-        if problem is not None:
-            out.at_once.append(Answer(admit.ticket, problem=problem))
-            return
-        self.book.write(InviteUsed(admit.invite, admit.member), now, out)
-        self.book.write(MemberAdmitted(admit.member, admit.name, admit.role), now, out)
-        out.then.append(Answer(admit.ticket, True))
+            _refuse(admit, "not_allowed", "The cluster has as many members as it may.", out)
+        else:
+            self.book.write(InviteUsed(admit.invite, admit.member), now, out)
+            self.book.write(MemberAdmitted(admit.member, admit.name, admit.role), now, out)
+            out.then.append(Answer(admit.ticket, True))
 
     def _set_weights(self, change: SetWeights, now: Now, out: Outbox) -> None:
         if not self._may_govern(change, "change the weights", out):

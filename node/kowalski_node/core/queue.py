@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from kowalski_protocol.ids import Author, TaskId
 
 BucketKey = tuple[bytes, Author]
 """(class of requirements, submitter)"""
+
+
+class Arrival(NamedTuple):
+    """When a task first came; of two that came at once, as in a batch, the turn says which did."""
+
+    at_s: float
+    turn: int
 
 
 class Bucket:
@@ -24,8 +32,8 @@ class Bucket:
 
     def __init__(self, key: BucketKey) -> None:
         self.key = key
-        self.heap: list[tuple[float, int, float, int, TaskId]] = []
-        """(standing, order, arrived at, priority, task)"""
+        self.heap: list[tuple[float, int, Arrival, int, TaskId]] = []
+        """(standing, turn, arrival, priority, task)"""
 
 
 class Queue:
@@ -34,8 +42,8 @@ class Queue:
     def __init__(self, ageing_s: float) -> None:
         self._ageing_s = ageing_s
         self._buckets: dict[BucketKey, Bucket] = {}
-        self._where: dict[TaskId, tuple[BucketKey, int]] = {}
-        """Its bucket and its order: an entry of a bucket with another order is out of date."""
+        self._where: dict[TaskId, tuple[BucketKey, Arrival]] = {}
+        """Its bucket and its arrival: an entry of a bucket with another one is out of date."""
         self._served: dict[Author, int] = {}
         self._served_last = 0
         """What the submitter who had the last turn had been served before it."""
@@ -51,10 +59,10 @@ class Queue:
     def __contains__(self, task: TaskId) -> bool:
         return task in self._where or task in self._delays
 
-    def add(self, task: TaskId, key: BucketKey, priority: int, arrived_s: float) -> None:
+    def add(self, task: TaskId, key: BucketKey, priority: int, arrival: Arrival) -> None:
         """Lets a task wait for a place; one that waits already keeps its turn.
 
-        `arrived_s` is when it first came: a task that lost its device stands where it stood.
+        `arrival` is that of its first time: a task that lost its device stands where it stood.
         """
         if task in self._where:
             return
@@ -62,16 +70,15 @@ class Queue:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(key)
-        self._order += 1
-        self._where[task] = (key, self._order)
+        self._where[task] = (key, arrival)
         submitter = key[1]
         if not self._waiting.get(submitter):
             # Turns are shared among those who wait: nobody saves them up, and nobody owes any.
             self._served[submitter] = max(self._served.get(submitter, 0), self._served_last)
         self._waiting[submitter] = self._waiting.get(submitter, 0) + 1
         # Of two tasks the order never changes: both gain by ageing alike.
-        standing = arrived_s / self._ageing_s - priority
-        heapq.heappush(bucket.heap, (standing, self._order, arrived_s, priority, task))
+        standing = arrival.at_s / self._ageing_s - priority
+        heapq.heappush(bucket.heap, (standing, arrival.turn, arrival, priority, task))
 
     def delay(self, task: TaskId, until_s: float) -> None:
         """Lets a task wait for a time before it waits for a place."""
@@ -110,11 +117,11 @@ class Queue:
         where = self._where.get(task)
         return where[0] if where is not None else None
 
-    def _head(self, bucket: Bucket) -> tuple[float, int, float, int, TaskId] | None:
+    def _head(self, bucket: Bucket) -> tuple[float, int, Arrival, int, TaskId] | None:
         heap = bucket.heap
         while heap:
-            _, order, _, _, task = heap[0]
-            if self._where.get(task) == (bucket.key, order):
+            _, _, arrival, _, task = heap[0]
+            if self._where.get(task) == (bucket.key, arrival):
                 return heap[0]
             heapq.heappop(heap)
         self._buckets.pop(bucket.key, None)
@@ -122,7 +129,7 @@ class Queue:
 
     def next(self, blocked: set[BucketKey], now_s: float) -> tuple[TaskId, BucketKey] | None:
         """The task whose turn it is, leaving out buckets that can't be placed in this round."""
-        best: tuple[float, int, float, int] | None = None
+        best: tuple[float, int, Arrival] | None = None
         chosen: tuple[TaskId, BucketKey] | None = None
         for bucket in list(self._buckets.values()):
             if bucket.key in blocked:
@@ -130,9 +137,9 @@ class Queue:
             head = self._head(bucket)
             if head is None:
                 continue
-            _, order, arrived_s, priority, task = head
-            aged = -priority - int((now_s - arrived_s) / self._ageing_s)
-            rank = (aged, self._served.get(bucket.key[1], 0), arrived_s, order)
+            _, _, arrival, priority, task = head
+            aged = -priority - int((now_s - arrival.at_s) / self._ageing_s)
+            rank = (aged, self._served.get(bucket.key[1], 0), arrival)
             if best is None or rank < best:
                 best, chosen = rank, (task, bucket.key)
         return chosen

@@ -92,6 +92,12 @@ class Submissions:
 
     def _write(self, request: Submit, now: Now, out: Outbox) -> list[TaskId]:
         state = self._book.state
+        if (request.min_replicas or 0) > len(state.members):
+            raise Problem(
+                "bad_request",
+                f"'min_replicas' asks for {request.min_replicas} devices that hold the task, and"
+                f" the cluster has {len(state.members)}.",
+            )
         default_owner = self._owner.choose_owner(self._peers.writers)
         chosen: list[tuple[TaskId, TaskSubmitted | None, bytes]] = []
         taken: dict[tuple[bytes, bytes], TaskId] = {}
