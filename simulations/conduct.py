@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kowalski_node.core.election import is_home, may_lead
+from kowalski_node.core.submissions import MIN_REPLICAS_WAIT_S
 from kowalski_protocol.codec import decode_body
 from kowalski_protocol.events import AttemptLost, LeaderClaimed
 from kowalski_protocol.feeds import Event, Feed
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .device import Device
     from .world import World
 
+ANSWER_S = MIN_REPLICAS_WAIT_S + 5.0
+"""Whoever asks waits no longer."""
 OWN_HEAD_WAIT_S = 0.9
 """So long at least a node that starts asks others how far its feeds reach; see `core.node`."""
 
@@ -56,7 +59,8 @@ class Conduct:
         lives = {(device.name, device.life): device for device in self._world.devices}
         for (name, life, ticket), at_s in self._asked.items():
             device = lives.get((name, life))
-            if device is not None and device.is_up:
+            waits_s = self._world.agenda.now_s - at_s
+            if device is not None and device.is_up and waits_s > ANSWER_S:
                 self._fail(
                     "whoever asks is answered",
                     f"{device} owes an answer, {ticket}, of {at_s:.3f} s",

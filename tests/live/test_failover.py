@@ -70,6 +70,29 @@ async def test_a_killed_devices_running_task_starts_elsewhere(cluster: LocalClus
     assert peer_id(placed[0][1]) == first != peer_id(placed[1][1])
 
 
+async def test_lost_work_of_a_batch_gets_the_next_free_slots(cluster: LocalCluster) -> None:
+    cluster.options += ["--slots", "2"]
+    await cluster.add_all("desk", "lap", "mini")
+    desk, mini = cluster["desk"], cluster["mini"]
+    assert await leader(cluster) is desk
+    ids = [handle.id for handle in await desk.client.batch(sleeps(40, 0.5))]
+    lost: list[str] = []
+    with trio.fail_after(GO_ON_S):
+        while not lost:
+            views = [await desk.client.result(id, 0) for id in ids[:12]]
+            lost = [v.id for v in views if v.state == "running" and v.device == mini.peer]
+    await mini.kill()
+    await assert_all_agree(cluster, ids)
+    ledger = (await assert_ledgers_agree(cluster, ids))[0]
+    again = [id for id in lost if len(ledger.of_task("TaskPlaced", id)) > 1]
+    assert again, "it ran nothing when it was killed"
+    order = [body.task.hex() for _, body in ledger.bodies("TaskPlaced")]
+    for id in again:
+        came_back = len(order) - 1 - order[::-1].index(id)
+        # Two slots of each of two devices, and what they were given ahead.
+        assert len(order) - came_back > 15, ledger.story(id)
+
+
 async def test_a_killed_leader_costs_no_running_task_and_placing_goes_on(
     cluster: LocalCluster,
 ) -> None:

@@ -322,6 +322,7 @@ def test_what_is_asked_of_a_node_that_nobody_knows_is_refused_in_time() -> None:
     node.loaded()
     out = fx.Outbox()
     node.step(submit(1), now, out)
+    node.step(ins.Cancel(TaskId(bytes(16))), now, out)
     node.step(ins.Tick(), ins.Now(5.0, START_MS + 5000), out)
     assert not [effect for effect in out.at_once if isinstance(effect, fx.Answer)]
     node.step(ins.Tick(), ins.Now(10.1, START_MS + 10_100), out)
