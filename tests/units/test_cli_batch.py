@@ -142,6 +142,8 @@ def test_a_failed_task_is_told_and_exits_with_1(
         ('{"kind": "tool", "payload": {"tool": "echo"}, "colour": 1}', "colour"),
         ('{"a": ' * 100_000, "line 3"),
         ("x" * (1024 * 1024 + 1), "1 MiB"),
+        ('{"kind": "tool", "payload": {"tool": "echo", "args": {"value": NaN}}}', "line 3"),
+        ('{"kind": "tool", "payload": {"tool": "echo", "args": {"value": 1e999}}}', "line 3"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_submitted(
@@ -211,3 +213,70 @@ def test_large_tasks_are_cut_into_several_requests(api: Served, tasks: Path) -> 
     assert len(asked) > 1
     assert max(asked) < 5 * 1024 * 1024
     assert isinstance(api.node, ScriptedNode)
+
+
+@pytest.mark.parametrize("name", ["tasks.jsonl", "link.jsonl", "twin.jsonl", "new/../tasks.jsonl"])
+def test_the_results_never_overwrite_the_tasks(
+    api: Served, tasks: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks.write_text(line(1), encoding="utf-8")
+    tasks.with_name("link.jsonl").symlink_to(tasks)
+    tasks.with_name("twin.jsonl").hardlink_to(tasks)
+    tasks.with_name("new").mkdir()
+    assert run(["batch", str(tasks), "--out", str(tasks.parent / name)]) == 2
+    assert "would overwrite the tasks" in capsys.readouterr().err
+    assert tasks.read_text(encoding="utf-8") == line(1)
+    assert api.node._tasks == {}
+
+
+def test_nor_where_the_tasks_come_from_standard_input(
+    api: Served, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.write_text(line(1), encoding="utf-8")
+    with tasks.open(encoding="utf-8") as opened:
+        monkeypatch.setattr("sys.stdin", opened)
+        assert run(["batch", "-", "--out", str(tasks)]) == 2
+        assert tasks.read_text(encoding="utf-8") == line(1)
+        assert run(["batch", "-", "--out", str(tasks.with_name("out.jsonl"))]) == 0
+    assert len(written(tasks.with_name("out.jsonl"))) == 1
+
+
+def test_an_interrupted_batch_says_what_goes_on_and_what_it_has_written(
+    api: Served, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch_module, "RESULTS_WAIT_S", 0.01)
+    lines = [line(n) for n in range(3)] + [line(60, "sleep") for _ in range(4)]
+    tasks.write_text("\n".join(lines), encoding="utf-8")
+    out = tasks.with_name("out.jsonl")
+    collect = batch_module.Batch._collect
+    times: list[float] = []
+
+    def interrupted(self: batch_module.Batch, wait_s: float) -> None:
+        times.append(wait_s)
+        if len(times) == 3:
+            raise KeyboardInterrupt
+        collect(self, wait_s)
+
+    monkeypatch.setattr(batch_module.Batch, "_collect", interrupted)
+    assert run(["batch", str(tasks), "--out", str(out), "--max-parallel", "5"]) == 130
+    stdout, err = capsys.readouterr()
+    assert stdout == ""
+    assert "7 of 7 tasks were accepted; 3 have settled and the others go on" in err
+    assert "`kowalski tasks`" in err
+    assert "`kowalski result ID`" in err
+    assert f"{out} holds 3 results." in err
+    assert len(written(out)) == 3
+
+
+def test_a_batch_interrupted_while_it_sends_says_what_is_unsure(
+    api: Served, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch_module.NodeApi, "ask", interrupted)
+    tasks.write_text(f"{line(1)}\n{line(2)}\n", encoding="utf-8")
+    assert run(["batch", str(tasks)]) == 130
+    err = capsys.readouterr().err
+    assert "0 of 2 tasks were accepted, and perhaps 2 that were being sent" in err
+    assert "results." not in err

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kowalski_gateway.cli.catalogue import TO_COME
 from kowalski_gateway.cli.main import run
 from kowalski_node.views import ErrorView, ResultView
 from kowalski_protocol.errors import Problem
@@ -207,6 +208,11 @@ def test_a_device_that_is_nobody_or_more_than_one_is_refused(
         "submit --tool echo --wait=soon",
         "submit --tool echo --wait=-1",
         "submit --tool echo --wait=nan",
+        "submit --tool echo --timeout nan",
+        "submit --tool echo --timeout inf",
+        'submit --tool echo --args {"value":NaN}',
+        'submit --tool echo --args {"value":1e999}',
+        "submit --tool echo --args " + "[" * 100_000,
         "tasks --limit 0",
         "tasks --state dancing",
         "result",
@@ -246,6 +252,21 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
         assert said.err == ""
 
 
+def test_a_time_that_is_none_is_refused_at_the_option(api: Served, kowalski: Kowalski) -> None:
+    ended = kowalski(*ECHO, "--timeout", "nan")
+    assert "'--timeout'" in ended.err
+    assert "must be a number of seconds." in ended.err
+    assert api.node._tasks == {}
+
+
+def test_a_requirement_that_is_no_number_reaches_the_node_as_a_text(
+    api: Served, kowalski: Kowalski
+) -> None:
+    ended = kowalski(*ECHO, "--require", "memory_mb=nan")
+    assert ended.code == 1
+    assert "memory_mb" in ended.err
+
+
 def test_a_document_that_would_never_end_is_refused(api: Served, kowalski: Kowalski) -> None:
     ended = kowalski("logs", "-f", "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "bad_request")
@@ -253,6 +274,20 @@ def test_a_document_that_would_never_end_is_refused(api: Served, kowalski: Kowal
 
 def test_a_misspelt_command_is_answered_with_the_right_one(kowalski: Kowalski) -> None:
     assert "Did you mean 'status'?" in kowalski("stats").err
+    assert "Did you mean 'demo'?" in kowalski("dmeo").err
+    for far in ("dance", "remote", "x"):
+        assert "Did you mean" not in kowalski(far).err
+
+
+@pytest.mark.parametrize("name", sorted(TO_COME))
+def test_a_command_of_a_later_release_is_named_as_one(kowalski: Kowalski, name: str) -> None:
+    for arguments in ((name,), (name, "x"), (name, "--help")):
+        ended = kowalski(*arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith(f"error [not_supported]: 'kowalski {name}' is not built in")
+        assert "Did you mean" not in ended.err
+    said = kowalski(name, "x", "--json")
+    assert (said.code, said.json["error"]["code"]) == (2, "not_supported")
 
 
 def test_a_failed_task_exits_with_1_and_says_why(api: Served, kowalski: Kowalski) -> None:
@@ -274,10 +309,11 @@ def test_a_task_that_has_not_settled_exits_with_1(api: Served, kowalski: Kowalsk
     for wait in ((), ("--wait", "0.01")):
         ended = kowalski("result", task_id, *wait)
         assert ended.code == 1
+        assert ended.err.startswith("error [not_settled]: The task has not settled yet")
         assert f"mend: kowalski result {task_id[:12]} --wait" in ended.err
     ended = kowalski(*SLEEP, "--wait", "0.01")
     assert ended.code == 1
-    assert "error: The task has not settled yet" in ended.err
+    assert "error [not_settled]: The task has not settled yet" in ended.err
 
 
 def test_output_and_value_do_not_share_a_line(api: Served, kowalski: Kowalski) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import re
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +18,10 @@ from typing import Any
 import pytest
 import trio
 
+from kowalski_gateway.cli.checks import ledger as ledger_check
 from kowalski_gateway.cli.ledger import clock_reading
 from kowalski_gateway.cli.main import run
+from kowalski_gateway.cli.wording import size
 from kowalski_ledger import audit as ledger_audit
 from kowalski_ledger import fold
 from kowalski_node.views import ClusterView
@@ -132,6 +136,70 @@ def test_export_writes_a_line_per_event(
     assert run(["export", "--out", "-"]) == 0
     assert capsys.readouterr().out == out.read_text(encoding="ascii")
     assert run(["export", "--out", str(tmp_path / "no" / "x")]) == 1
+
+
+def test_the_log_beside_a_ledger_counts_with_its_size(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, link = tmp_path / "copy.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    with (
+        closing(sqlite3.connect(home / "ledger.db")) as source,
+        closing(sqlite3.connect(path)) as target,
+    ):
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = WAL")
+        target.execute("INSERT INTO meta (key, value) VALUES ('note', x'00')")
+        target.commit()
+        target.execute("DELETE FROM meta WHERE key = 'note'")
+        target.commit()
+        log = path.with_name("copy.db-wal").stat().st_size
+        assert log > 1024
+        whole = size(path.stat().st_size + log)
+        assert whole != size(path.stat().st_size)
+        for command in ("audit", "replay"):
+            for given in (path, link):
+                assert run([command, "--ledger", str(given)]) == 0
+                assert f"{given} ({whole})" in capsys.readouterr().out
+        finding = ledger_check(path)
+        assert finding.sentence.endswith(f"events, {whole}")
+
+
+def test_a_problem_of_the_file_has_no_author_and_no_number(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.db"
+    with (
+        closing(sqlite3.connect(home / "ledger.db")) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+    with copy.open("r+b") as file:  # pages in the middle, behind the tables' names
+        file.seek(copy.stat().st_size // 2)
+        file.write(b"\xff" * 8192)
+    report = shown(capsys, "audit", "--ledger", str(copy), code=1)
+    of_file = [one for one in report["problems"] if not one["author"]]
+    assert of_file
+    assert run(["audit", "--ledger", str(copy)]) == 1
+    text = capsys.readouterr().out
+    lines = text.partition("Problems\n")[2].splitlines()
+    assert not any(line.startswith("…  ") for line in lines)
+    rows = [line.split() for line in lines[1:] if line.startswith("–")]
+    assert rows
+    assert not any("0" in row[:3] for row in rows)
+
+
+def test_an_export_into_a_pipe_says_how_many_events_and_no_size(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=pipe.read_bytes, daemon=True)
+    reader.start()
+    assert run(["export", "--out", str(pipe)]) == 0
+    assert re.fullmatch(rf"Wrote [\d,]+ events to {pipe}\.\n", capsys.readouterr().out)
+    reader.join(10)
+    assert not reader.is_alive()
 
 
 @pytest.mark.parametrize("command", ["replay", "audit", "export --out -"])

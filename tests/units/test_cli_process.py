@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -13,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from kowalski_gateway.cli.main import run
 from tests.ports.api_world import Served, served
+from tests.ports.ledgers import Story, make_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
+FULL = Path("/dev/full")
+"""Only ever opened for writing, which is what a shell's `>` does."""
 
 
 @pytest.fixture
@@ -106,6 +111,47 @@ def test_colours_are_for_terminals_and_no_color_is_respected(api: Served) -> Non
     assert "\x1b[31merror [node_unreachable]: \x1b[0mNo node" in gone
     plain = on_a_terminal("status", env=environment(None, TERM="xterm", NO_COLOR="1"))
     assert plain.startswith("error [node_unreachable]: No node")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize(
+    "arguments", ["status", "status --json", "devices", "--help", "audit", "export --out -"]
+)
+def test_a_full_disk_behind_standard_output_is_one_sentence(
+    api: Served, tmp_path: Path, arguments: str
+) -> None:
+    make_ledger(tmp_path / "ledger.db", Story())
+    with FULL.open("w") as full:
+        ran = subprocess.run(
+            command(*arguments.split()), stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False, timeout=60, env=environment(api, KOWALSKI_HOME=str(tmp_path)),
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        "error [disk_full]: The output can't be written: No space left on device.\n"
+    )
+
+
+def test_a_file_that_the_system_refuses_is_named(
+    api: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/other/ledger.db")
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert run(["replay", "--ledger", "x"]) == 1
+    assert capsys.readouterr().err == (
+        "error [bad_request]: /home/other/ledger.db: Permission denied.\n"
+    )
+
+
+def test_a_mistake_of_ours_is_not_told_as_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> bool:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(Path, "exists", broken)
+    with pytest.raises(OSError, match="Invalid argument"):
+        run(["replay", "--ledger", "x"])
 
 
 def test_a_reader_that_has_enough_is_no_error(api: Served) -> None:

@@ -311,6 +311,31 @@ def test_is_settled_means_on_the_disk() -> None:
     assert bench.node.book.is_settled(task)
 
 
+def test_a_node_that_starts_on_a_full_disk_writes_once_there_is_room() -> None:
+    history = History(2)
+    history.admit_all()
+    founder, me = history.devices
+    config = NodeConfig(me.author, me.name, 1, LOCAL, 1)
+    node = Node(config, State(history.cluster), ins.Now(0.0, START_MS))
+    sign(founder, founder.feeds[TASK])
+    node.load(history.written)
+    node.loaded()
+    out = fx.Outbox()
+
+    def step(input: ins.Input, at_s: float) -> None:
+        node.step(input, ins.Now(at_s, START_MS + int(at_s * 1000)), out)
+
+    step(ins.Advertise(advert(me.name)), 0.1)
+    step(ins.CommitFailed("disk_full"), 0.2)
+    step(ins.Tick(), 5.0)
+    assert not node.open
+    assert not out.append
+    step(ins.Committed({}), 6.0)
+    step(ins.Tick(), 6.1)
+    assert node.open
+    assert out.append[0].kind == "CapabilitiesAdvertised"
+
+
 def test_what_is_asked_of_a_node_that_nobody_knows_is_refused_in_time() -> None:
     history = History(2)
     founder, stranger = history.founder, Writer("stranger")

@@ -95,6 +95,8 @@ def wrong_with(words: list[str], *, is_whole: bool = True) -> str | None:
     try:
         if program == "kowalski":
             return wrong_with_kowalski(arguments)
+        if program == "kowalski-node" and arguments in (["--help"], ["--version"]):
+            return None  # the parser would end the process
         if program == "kowalski-node":
             NodeParser.of(node_main.parser()).parse_args(arguments)
         elif arguments and arguments[0] not in targets():

@@ -7,9 +7,11 @@ import contextlib
 import hashlib
 import socket
 import threading
+from collections import UserList
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,6 +29,8 @@ from tests.ports.scripted_node import SELF
 Story = Callable[[Client, Served], Awaitable[None]]
 ECHO = {"tool": "echo", "args": {"value": 5}}
 SLEEP = {"tool": "sleep", "args": {"seconds": 60}}
+CIRCULAR: list[Any] = []
+CIRCULAR.append(CIRCULAR)
 
 
 def _on_trio(story: Callable[[], Awaitable[None]]) -> None:
@@ -339,3 +343,57 @@ def test_a_stream_without_an_end_of_line_is_given_up() -> None:
     with pytest.raises(Problem) as problem:
         reader.feed(b"x")
     assert problem.value.code == "bad_answer"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1, 2}, object(), float("nan"), float("inf"), b"bytes", {"a": [1j]}, {(1, 2): 3}, "\ud800",
+        CIRCULAR,
+    ],
+    ids=["set", "object", "nan", "infinity", "bytes", "complex", "key", "surrogate", "circular"],
+)  # fmt: skip
+def test_what_json_can_not_say_is_refused_before_it_is_sent(
+    tell: Callable[[Story], None], value: Any
+) -> None:
+    async def story(client: Client, api: Served) -> None:
+        payload = {"tool": "echo", "args": {"value": value}}
+        spec = {"kind": "tool", "payload": payload}
+        for ask in (
+            lambda: client.submit("tool", payload),
+            lambda: client.run("tool", payload),
+            lambda: client.batch([spec]),
+        ):
+            with pytest.raises(Problem, match="can't be said in JSON") as caught:
+                await ask()
+            assert caught.value.code == "bad_request"
+        assert api.node._tasks == {}
+
+    tell(story)
+
+
+def test_mappings_and_sequences_of_any_type_are_sent_as_what_they_hold(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(client: Client, _: Served) -> None:
+        args = MappingProxyType({"value": ("ü", UserList([1.5, None]), {"a": True})})
+        view = await client.run("tool", MappingProxyType({"tool": "echo", "args": args}), wait_s=5)
+        assert view.result is not None
+        assert view.result.value == ["ü", [1.5, None], {"a": True}]
+
+    tell(story)
+
+
+def test_a_wait_that_is_no_time_is_refused(tell: Callable[[Story], None]) -> None:
+    async def story(client: Client, _: Served) -> None:
+        handle = await client.submit("tool", ECHO)
+        for wait_s in (float("nan"), -1.0):
+            for ask in (
+                lambda s=wait_s: handle.result(s),
+                lambda s=wait_s: client.run("tool", ECHO, wait_s=s),
+            ):
+                with pytest.raises(Problem) as caught:
+                    await ask()
+                assert caught.value.code == "bad_request"
+
+    tell(story)

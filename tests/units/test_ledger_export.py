@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
+import threading
 from pathlib import Path
 
 import msgspec
@@ -143,4 +146,90 @@ def test_the_ledger_is_never_written_over(path: Path) -> None:
     with pytest.raises(Problem) as caught:
         export(path, "-", format="xml")
     assert caught.value.code == "bad_request"
+    assert hashlib.sha256(path.read_bytes()).digest() == digest
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(path: Path) -> None:
+    make_ledger(path, Story())
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text("ascii")), daemon=True)
+    reader.start()
+    # A reader may wait for ever where the pipe was replaced, so the kind is looked at first.
+    count = export(path, pipe)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    reader.join(10)
+    exported(path)
+    assert read == [path.with_name("out.jsonl").read_text("ascii")]
+    assert read[0].count("\n") == count
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_through_a_link_the_file_that_it_leads_to_is_written(path: Path, is_there: bool) -> None:
+    make_ledger(path, Story())
+    folder = path.parent / "elsewhere"
+    folder.mkdir()
+    target, link = folder / "events.jsonl", path.with_name("link")
+    if is_there:
+        target.write_text("what was there before")
+    link.symlink_to(target)
+    export(path, link)
+    assert link.is_symlink()
+    assert not target.is_symlink()
+    exported(path)
+    assert target.read_text() == path.with_name("out.jsonl").read_text()
+    assert [*folder.iterdir()] == [target]
+
+
+def test_a_link_to_a_pipe_leads_to_the_pipe(path: Path) -> None:
+    make_ledger(path, Story())
+    pipe, link = path.with_name("pipe"), path.with_name("link")
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    reader = threading.Thread(target=pipe.read_bytes, daemon=True)
+    reader.start()
+    export(path, link)
+    assert link.is_symlink()
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    reader.join(10)
+    assert not reader.is_alive()
+
+
+def test_a_file_keeps_its_permissions_and_its_neighbours(path: Path) -> None:
+    make_ledger(path, Story())
+    out, neighbour = path.with_name("out.jsonl"), path.with_name("out.jsonl.part")
+    out.touch(mode=0o600)
+    neighbour.write_text("somebody's own")
+    export(path, out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert out.stat().st_size > 0
+    assert neighbour.read_text() == "somebody's own"
+
+
+def test_what_is_no_file_is_refused(path: Path) -> None:
+    make_ledger(path, Story())
+    loop = path.with_name("loop")
+    loop.symlink_to(loop)
+    for out in (path.parent, loop):
+        with pytest.raises(Problem) as caught:
+            export(path, out)
+        assert caught.value.code == "bad_request"
+    assert loop.is_symlink()
+
+
+def test_no_other_name_of_the_ledger_or_its_log_is_written_over(path: Path) -> None:
+    make_ledger(path, Story())
+    link, twin = path.with_name("link"), path.with_name("twin")
+    link.symlink_to(path)
+    twin.hardlink_to(path)
+    log = path.with_name("ledger.db-wal")
+    to_log = path.with_name("to-log")
+    to_log.symlink_to(log)
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    for out in (link, twin, log, to_log, path.with_name("ledger.db-shm")):
+        with pytest.raises(Problem, match="overwrite the ledger"):
+            export(path, out)
+    with pytest.raises(Problem, match="overwrite the ledger"):
+        export(link, path)
     assert hashlib.sha256(path.read_bytes()).digest() == digest

@@ -1,4 +1,7 @@
-"""Where a node's home folder is: named by a person in many ways, absolute from the options on."""
+"""Where a node's home folder is: named by a person in many ways, absolute from the options on.
+
+And what is damaged in it is told in a sentence that says so.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kowalski_gateway.node_main import options_from
-from kowalski_node.home import default_home, home_at
+from kowalski_node.blobs import Blobs
+from kowalski_node.home import KEY_FILE, Home, default_home, home_at
 from kowalski_protocol.errors import Problem
 
 LISTEN = ("--listen", "/ip4/127.0.0.1/tcp/0")
@@ -64,3 +68,28 @@ def test_the_folder_for_user_data_is_taken_where_it_is_absolute(
     for text in ("", "data"):
         monkeypatch.setenv("XDG_DATA_HOME", text)
         assert default_home() == here / ".local" / "share" / "kowalski"
+
+
+def test_blobs_that_are_no_folder_are_told_in_a_sentence(here: Path) -> None:
+    (here / "blobs").write_text("not a folder", encoding="utf-8")
+    with pytest.raises(Problem) as problem:
+        Blobs(here / "blobs")
+    assert problem.value.code == "home_unusable"
+    assert str(here / "blobs") in problem.value.sentence
+
+
+def test_a_rest_of_a_blob_that_is_a_folder_is_told_in_a_sentence(here: Path) -> None:
+    (here / "blobs" / "0123.part").mkdir(parents=True)
+    with pytest.raises(Problem) as problem:
+        Blobs(here / "blobs")
+    assert problem.value.code == "home_unusable"
+
+
+def test_a_key_that_is_a_folder_is_not_one_that_others_may_read(here: Path) -> None:
+    for mode in (0o755, 0o700):
+        (here / KEY_FILE).mkdir(exist_ok=True)
+        (here / KEY_FILE).chmod(mode)
+        with pytest.raises(Problem) as problem:
+            Home(here).identity()
+        assert (problem.value.code, problem.value.mend) == ("home_unusable", None)
+        assert "is not a file" in problem.value.sentence

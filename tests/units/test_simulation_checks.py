@@ -322,6 +322,13 @@ def judge(world: World) -> None:
     Liveness(world).check()
 
 
+@tooth("who is back is heard", "n0 does not hear n1")
+def _(world: World) -> None:
+    world.agenda.now_s += 2 * liveness.AWARE_S
+    world.devices[0].core.peers._alive -= {world.devices[1].author}
+    Liveness(world)._check_aware()
+
+
 @tooth("after a heal all is well", "n1 is not there")
 def _(world: World) -> None:
     world.devices[1].crash()

@@ -266,7 +266,7 @@ class Node:
             if waited_s > OWN_HEAD_WAIT_MAX_S:
                 self._refuse_waiting(out)  # Nobody is there who could tell that it was let in.
             return
-        if not told and waited_s < OWN_HEAD_WAIT_S:
+        if self.disk_full or (not told and waited_s < OWN_HEAD_WAIT_S):
             return
         if waited_s < OWN_HEAD_WAIT_MAX_S and any(self.sync.lagging(feed) for feed in own):
             return
