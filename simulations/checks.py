@@ -133,6 +133,8 @@ class Checks:
             self._check_queues(device)
             self._check_clock(device)
             self._check_alive(device)
+            if self._steps % (16 * LOOK_EVERY) == 0:
+                self.conduct.look(device)
 
     def committed(self, device: Device, commit: Commit) -> None:
         """Events are on a device's disk."""

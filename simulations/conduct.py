@@ -101,14 +101,38 @@ class Conduct:
         if len(state.members) > 1 and self.up_s(device) < 0.9 * timers.suspect_s:
             self._fail("who has just started is patient", f"{device} claims")
 
+    def look(self, device: Device) -> None:
+        """A leader leaves nothing with a device that is gone."""
+        core, now_s = device.core, device.clock.now().mono_s
+        if not (core.leader.is_ready and core.leader.leading and core.book.may_write):
+            return
+        if core.stopping or device.backlog or device.step_s or core.peers.may_have_changed(now_s):
+            return
+        for task in core.state.open.values():
+            ends = any(attempt.end is not None for attempt in task.attempts)
+            if task.submitted_hash is None or task.cancel is not None or ends:
+                continue
+            for attempt in task.attempts:
+                if attempt.is_open and attempt.device not in core.peers.present:
+                    name = self._world.name_of(attempt.device)
+                    self._fail(
+                        "what is lost is given up", f"{device} waits for {name}", task=task.id
+                    )
+
     def forked(self, device: Device, event: Event) -> None:
-        """A node has written in a place of its own feed that others hold filled otherwise."""
-        if self.up_s(device) < OWN_HEAD_WAIT_S:
-            self._fail(
-                "who starts asks how far it came",
-                f"{device} writes {event!r} before others could tell",
-                feed=Feed(event.author, event.topic),
-            )
+        """A node has written in a place of its own feed that was filled otherwise before."""
+        feed, wire = Feed(event.author, event.topic), self._world.wire
+        if self.up_s(device) >= OWN_HEAD_WAIT_S:
+            return
+        for other in self._world.devices:
+            head = other.store.heads_now.get(feed)
+            is_there = other.is_listening and wire.is_connected(device.author, other.author)
+            if is_there and head is not None and head.seq >= event.seq:
+                self._fail(
+                    "who starts asks how far it came",
+                    f"{device} writes {event!r} before {other} could tell",
+                    feed=feed,
+                )
 
     def stopped(self, device: Device) -> None:
         """A node ends by itself: what it owns has another owner, where there is one."""

@@ -49,6 +49,8 @@ class Liveness:
             fault = self._disagreement() or self._unfinished()
             if world.agenda.now_s - began_s >= AWARE_S:
                 self._check_aware()
+            elif unaware(self._live(), world.checks.conduct, 0.0) is not None:
+                fault = fault or _Fault("not all count on each other")
         if fault is not None:
             world.checks.fail(
                 "after a heal all is well", fault.sentence, task=fault.task, feed=fault.feed

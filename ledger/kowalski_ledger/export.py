@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import secrets
+import stat
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -49,7 +52,7 @@ def export(
     """
     if format not in FORMATS:
         raise Problem("bad_request", f"There is no export format {format[:20]!r}; there is jsonl.")
-    if out != "-" and Path(out).absolute() == path.absolute():
+    if out != "-" and _is_of_ledger(Path(out), path):
         raise Problem("bad_request", "The export would overwrite the ledger itself.")
     count = 0
     with open_ledger(path) as file, _opened(out) as stream:
@@ -57,6 +60,17 @@ def export(
             stream.write("".join(lines))
             count += len(lines)
     return count
+
+
+def _is_of_ledger(out: Path, ledger: Path) -> bool:
+    """Whether `out` is the ledger or a file that SQLite keeps beside it, by whatever name."""
+    own = Path(os.path.realpath(ledger))
+    files = [own, *(own.with_name(own.name + end) for end in ("-wal", "-shm", "-journal"))]
+    if Path(os.path.realpath(out)) in files:
+        return True
+    with suppress(OSError):  # what isn't there is nobody's; what can't be looked at is told later
+        return any(file.exists() and out.samefile(file) for file in files)
+    return False
 
 
 @contextmanager
@@ -67,17 +81,43 @@ def _opened(out: Path | str) -> Generator[IO[str]]:
         sys.stdout.flush()
         return
     target = Path(out)
-    part = target.with_name(target.name + ".part")
     try:
-        try:
-            with part.open("w", encoding="ascii") as stream:
+        mode = _mode(target)
+        if mode is None or stat.S_ISREG(mode):
+            with _replaced(Path(os.path.realpath(target)), mode) as stream:
                 yield stream
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        else:
+            # A pipe or a device is written to as it is: a file in its place would be no use to
+            # whoever reads it, and a device node is not ours to replace.
+            with target.open("w", encoding="ascii") as stream:
+                yield stream
     except OSError as error:
         code = "disk_full" if error.errno == errno.ENOSPC else "bad_request"
         raise Problem(code, f"{target} can't be written ({error.strerror}).") from error
+
+
+def _mode(target: Path) -> int | None:
+    """The type and permissions of what stands there, or of what a link leads to; None for
+    nothing."""
+    try:
+        return target.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _replaced(target: Path, mode: int | None) -> Generator[IO[str]]:
+    """A stream whose text takes the place of the file at its end, with the permissions that the
+    file had."""
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("x", encoding="ascii") as stream:
+            yield stream
+        if mode is not None:
+            part.chmod(stat.S_IMODE(mode))
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _lines(file: LedgerFile, progress: Progress | None) -> Generator[list[str]]:

@@ -15,25 +15,40 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from kowalski_node import __version__
 from kowalski_protocol.errors import Problem
 
 if TYPE_CHECKING:
-    from kowalski_node.options import NodeOptions
+    from kowalski_node.options import Given, NodeOptions
 
 API_DEFAULT = "127.0.0.1:52420"
 PORTS_TRIED = 50
 """From the default on: more nodes than a device has use for, found in a moment."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells wrong usage as every other problem is told."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = f"{message[:1].upper()}{message[1:].rstrip('.')}."
+        raise Problem("bad_request", sentence, mend="kowalski-node --help")
+
+
 def parser() -> argparse.ArgumentParser:
-    """The command line of `kowalski-node`."""
-    p = argparse.ArgumentParser(
+    """The command line of `kowalski-node`. Parsing raises `Problem` for wrong usage."""
+    p = _Parser(
         prog="kowalski-node",
         description="Run this device's Kowalski node in the foreground.",
         epilog="Every option may also stand in HOME/config.toml (listen = [...], slots = 4) or in"
         " the environment (KOWALSKI_SLOTS=4). Flags win over the environment, that over the file.",
+    )
+    p.add_argument(
+        "--version",
+        action="version",
+        version=f"kowalski-node {__version__}",
+        help="print the release and exit",
     )
     p.add_argument("--home", metavar="DIR", help="folder of key, ledger and blobs (KOWALSKI_HOME)")
     p.add_argument("--name", help="what people call this device (default: its host name)")
@@ -55,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--api", metavar="HOST:PORT", help=f"where to serve the API (default: {API_DEFAULT})"
     )
     p.add_argument("--api-token", metavar="T", help="ask for this token; needed off the loopback")
-    p.add_argument("--slots", type=int, metavar="N", help="runs at a time (default: cores)")
+    p.add_argument("--slots", metavar="N", help="runs at a time (default: cores)")
     p.add_argument(
         "--label",
         metavar="K=V",
@@ -93,97 +108,50 @@ def options_from(arguments: Sequence[str] | None = None) -> tuple[NodeOptions, s
     """The checked options and the log level; raises `Problem`."""
     from kowalski_node.addresses import parse_api, parse_listen, parse_peer
     from kowalski_node.home import Home, default_home, home_at
-    from kowalski_node.options import NodeOptions
+    from kowalski_node.options import LOG_LEVELS, Given, NodeOptions, known_settings
     from kowalski_node.ports import listen_addresses
-    from kowalski_protocol.limits import PRESETS
+    from kowalski_protocol.limits import LIMITS, PRESETS
 
     given = parser().parse_args(arguments)
     home = home_at(given.home) if given.home else default_home()
-    settings = Home(home).settings()
+    settings = known_settings(Home(home).settings(), vars(given).keys() - {"home"})
 
-    def value(name: str, default: Any = None) -> Any:
-        flag = getattr(given, name, None)
+    def value(name: str) -> Given:
+        flag = getattr(given, name)
         if flag is not None:
-            return flag
-        text = os.environ.get(f"KOWALSKI_{name.upper()}")
+            return Given(f"--{name.replace('_', '-')}", flag)
+        variable = f"KOWALSKI_{name.upper()}"
+        text = os.environ.get(variable)
         if text:
-            return text
-        return settings.get(name, settings.get(name.replace("_", "-"), default))
+            return Given(variable, text)
+        return Given(f"'{name}' in config.toml", settings.get(name))
 
-    if value("model_server"):
+    if value("model_server").content is not None:
         raise Problem("not_supported", "--model-server is not built in this release.")
-    api = parse_api(str(value("api", API_DEFAULT)))
-    listen = _texts(value("listen"))
-    preset = str(value("preset", "lan"))
-    if preset not in PRESETS:
-        raise Problem("bad_request", f"There is no preset '{preset}': {', '.join(PRESETS)}.")
-    run = value("run")
+    api_text = value("api").text()
+    api = parse_api(API_DEFAULT if api_text is None else api_text)
+    listen = value("listen").texts()
+    host_name = platform.node().partition(".")[0] or "device"
     options = NodeOptions(
         home=home,
-        name=str(value("name", platform.node().partition(".")[0] or "device"))[:64],
+        name=value("name").device_name() or host_name[: LIMITS.name_length_max],
         listen=tuple(parse_listen(t) for t in listen) if listen else listen_addresses(home),
         ports_tried=1 if listen else PORTS_TRIED,
-        peers=tuple(parse_peer(t) for t in _texts(value("peer"))),
-        join=value("join"),
+        peers=tuple(parse_peer(t) for t in value("peer").texts()),
+        join=value("join").text(),
         api_host=api.host,
         api_port=api.port,
-        api_token=value("api_token"),
-        slots=_slots(value("slots")),
-        labels=_pairs(value("label"), "--label"),
-        run=tuple(_texts(run)) if run else None,
-        costs={k: _cost(v) for k, v in _pairs(value("cost"), "--cost").items()},
-        mdns=not _truth(value("no_mdns")),
-        unsandboxed=_truth(value("unsandboxed")),
-        archive=_truth(value("archive")),
-        timers=PRESETS[preset],
+        api_token=value("api_token").text(),
+        slots=value("slots").slots(),
+        labels=value("label").labels(),
+        run=value("run").kinds(),
+        costs=value("cost").costs(),
+        mdns=not value("no_mdns").is_true(),
+        unsandboxed=value("unsandboxed").is_true(),
+        archive=value("archive").is_true(),
+        timers=PRESETS[value("preset").one_of(PRESETS, "lan")],
     )
-    return options, str(value("log", "warning")).upper()
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [str(part) for part in value]
-
-
-def _pairs(value: Any, name: str) -> dict[str, str]:
-    if isinstance(value, dict):
-        return {str(k): str(v) for k, v in value.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    pairs: dict[str, str] = {}
-    for text in _texts(value):
-        key, equals, rest = text.partition("=")
-        if not key or not equals:
-            raise Problem("bad_request", f"{name} takes K=V, not {text!r}.")
-        pairs[key] = rest
-    return pairs
-
-
-def _slots(value: Any) -> int | None:
-    if value is None:
-        return None
-    try:
-        slots = int(value)
-    except ValueError:
-        slots = 0
-    if not 1 <= slots <= 4096:
-        raise Problem("bad_request", "--slots takes a whole number from 1 to 4096.")
-    return slots
-
-
-def _cost(text: str) -> float:
-    try:
-        cost = float(text)
-    except ValueError:
-        cost = -1.0
-    if not 0 <= cost < 1e12:
-        raise Problem("bad_request", "--cost takes KIND=N with a number from 0 up.")
-    return cost
-
-
-def _truth(value: Any) -> bool:
-    return str(value).lower() in ("1", "true", "yes", "on")
+    return options, value("log").one_of(LOG_LEVELS, "warning").upper()
 
 
 async def run(options: NodeOptions) -> None:
@@ -278,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options, level = options_from(arguments)
         logging.basicConfig(
-            level=getattr(logging, level, logging.WARNING),
+            level=level,
             format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
         )
         import trio
@@ -301,9 +269,9 @@ def _first(group: BaseExceptionGroup[Problem]) -> Problem:
 
 
 def _fail(problem: Problem) -> None:
-    _say(f"kowalski-node: {problem.sentence} [{problem.code}]", error=True)
+    _say(f"error [{problem.code}]: {problem.sentence}", error=True)
     if problem.mend:
-        _say(f"  mend: {problem.mend}", error=True)
+        _say(f"mend: {problem.mend}", error=True)
     sys.exit(2 if problem.code == "bad_request" else 1)
 
 

@@ -30,9 +30,14 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in folder.glob("*.part"):
-            left.unlink(missing_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for left in folder.glob("*.part"):
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise Problem(
+                "home_unusable", f"The folder of blobs {folder} can't be used: {error.strerror}."
+            ) from None
 
     def path(self, blob_hash: str) -> Path | None:
         """Where a blob stands; None where it isn't here."""

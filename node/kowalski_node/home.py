@@ -112,7 +112,10 @@ class Home:
             ) from None
 
     def _read_key(self, path: Path) -> Identity:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        found = path.stat().st_mode
+        if not stat.S_ISREG(found):
+            raise Problem("home_unusable", f"{path} is not a file, so it does not hold a key.")
+        mode = stat.S_IMODE(found)
         if mode & 0o077:
             raise Problem(
                 "key_exposed",
@@ -148,5 +151,5 @@ class Home:
             return tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # also what int() does not take
             raise Problem("home_unusable", f"{path} can't be read: {error}.") from None

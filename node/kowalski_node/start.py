@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
+from msgspec.structs import replace
 
 from kowalski_ledger.fold import cluster_id, fold
 from kowalski_ledger.state import State
@@ -43,8 +44,17 @@ _log = logging.getLogger("kowalski.start")
 
 FOUNDER_META = "founder"
 JOINED_META = "joined"
+AUTHOR_META = "author"
+"""Whose ledger the file is: the public key of the device that wrote it."""
 BOOT_META = "boot"
 PROBE_TIMEOUT_S = 10.0
+PROBLEMS_MAX = 16
+"""Sentences about what does not work here: each executor has one or two."""
+LANGUAGES_MAX = 16
+"""More than any executor runs; with their versions cut they are 12 KiB at most."""
+PROBLEM_LENGTH_MAX = 1024
+"""Characters of such a sentence and the command that mends it; what a sandbox printed may be long.
+"""
 
 
 class Founding:
@@ -76,7 +86,7 @@ async def open_node(
             if store.cluster is None:
                 founded(await _found(store, identity, options, slots))
             node = await _load(store, identity, options, slots)
-            capabilities = await _capabilities(options, executors, found, slots)
+            capabilities = await probed_capabilities(options, executors, found, slots)
             runtime = Runtime(node, store, identity, options, Blobs(home.blobs), executors)
             async with runtime.running(capabilities):
                 yield runtime
@@ -116,6 +126,7 @@ async def _found(store: Store, identity: Identity, options: NodeOptions, slots: 
     node.found(founded, now(), out)
     cut_frames(out.append, identity, LIMITS)
     await store.found(cluster, out.append)
+    await store.set_meta(AUTHOR_META, identity.author)
     code = recovery_seed.hex()
     return Founding(cluster, "-".join(code[i : i + 8] for i in range(0, 64, 8)))
 
@@ -123,6 +134,14 @@ async def _found(store: Store, identity: Identity, options: NodeOptions, slots: 
 async def _load(store: Store, identity: Identity, options: NodeOptions, slots: int) -> Node:
     """The core as the ledger file leaves it."""
     assert store.cluster is not None
+    author = await store.get_meta(AUTHOR_META)
+    if author not in (None, identity.author):
+        raise Problem(
+            "home_unusable",
+            "The ledger in this home folder was written by another device: its key is not the one"
+            " in identity.key. Put that key back, or start with another folder.",
+            mend="kowalski-node --home NEW_FOLDER",
+        )
     founder = await store.get_meta(FOUNDER_META)
     node = Node(
         _config(identity, options, slots, await _next_boot(store)),
@@ -157,6 +176,7 @@ async def _join(home: Home, identity: Identity, options: NodeOptions) -> None:
         _log.info("the ledger of the cluster before is kept as %s", kept.name)
     async with open_store(home.ledger) as store:
         await store.found(ClusterId(answer.cluster))
+        await store.set_meta(AUTHOR_META, identity.author)
         await store.set_meta(FOUNDER_META, answer.founder)
         await store.set_meta(ADDRESSES_META, encode([list(m) for m in answer.members]))
         await store.set_meta(JOINED_META, mark)
@@ -184,7 +204,7 @@ async def _may_leave(store: Store) -> None:
         )
 
 
-async def _capabilities(
+async def probed_capabilities(
     options: NodeOptions, executors: Sequence[Executor], found: Hardware, slots: int
 ) -> CapabilitiesAdvertised:
     """What this device offers, found out by trying."""
@@ -204,7 +224,7 @@ async def _capabilities(
     if options.run is not None:
         kinds = [kind for kind in kinds if kind in options.run]
     sandboxes = [p.sandbox for p in probed if p.sandbox != "none"]
-    return CapabilitiesAdvertised(
+    advert = CapabilitiesAdvertised(
         feature_level=FEATURE_LEVEL,
         device_name=options.name,
         kinds=tuple(kinds),
@@ -220,3 +240,33 @@ async def _capabilities(
         costs=options.costs,
         platform=found.platform,
     )
+    return _fitting(advert)
+
+
+def _fitting(advert: CapabilitiesAdvertised) -> CapabilitiesAdvertised:
+    """The advert as an event may hold it: others refuse a larger one, and with it the whole feed.
+
+    What the owner chose is bounded by the options and always fits. What was probed is cut: first
+    what only people read, last what placement needs.
+    """
+    length_max = LIMITS.label_length_max  # of a name that a task can ask for
+    fitting = replace(
+        advert,
+        problems=tuple(_shortened(text) for text in advert.problems[:PROBLEMS_MAX]),
+        accelerators=tuple(name[:length_max] for name in advert.accelerators),
+        tools=tuple(name for name in advert.tools if len(name) <= length_max),
+        languages={
+            name: version[: LIMITS.name_length_max]
+            for name, version in [*advert.languages.items()][:LANGUAGES_MAX]
+            if len(name) <= length_max
+        },
+    )
+    for field in ("problems", "accelerators", "tools"):
+        while len(encode(fitting)) > LIMITS.body_size_bytes_max and getattr(fitting, field):
+            fitting = replace(fitting, **{field: getattr(fitting, field)[:-1]})
+    assert len(encode(fitting)) <= LIMITS.body_size_bytes_max
+    return fitting
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= PROBLEM_LENGTH_MAX else text[: PROBLEM_LENGTH_MAX - 3] + "..."

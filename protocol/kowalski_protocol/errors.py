@@ -33,6 +33,7 @@ CODES: Final[dict[str, Code]] = {
     "not_found": Code(404, "nothing in this ledger has that name"),
     "ambiguous_id": Code(409, "more than one task begins with these characters"),
     "already_settled": Code(409, "the task has ended, so it can't be changed"),
+    "not_settled": Code(409, "the task is still under way, so it has no result yet"),
     "too_many_tasks": Code(429, "as many tasks as the limit allows are waiting"),
     "not_allowed": Code(403, "the role of this device does not allow it"),
     "foreign_origin": Code(

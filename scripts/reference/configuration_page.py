@@ -38,7 +38,9 @@ def render() -> str:
         "Configuration",
         "An option of `kowalski-node` may stand on the command line, in the environment or in"
         " `config.toml` in the home folder. The first of these that has it counts. In the"
-        " environment several values are separated by commas.",
+        " environment several values are separated by commas. A key of `config.toml` that is no"
+        " option, and a value that an option can't use, keep the node from starting: the message"
+        " names the place and what is wanted.",
         _options(),
         "A `config.toml`:",
         fence(CONFIG, "toml"),
@@ -86,7 +88,7 @@ def _options() -> str:
     everywhere = _read_everywhere()
     rows: list[tuple[str, str, str, str]] = []
     for action in node_main.parser()._actions:  # noqa: SLF001 (listed nowhere else)
-        if action.help in (None, argparse.SUPPRESS) or action.dest == "help":
+        if action.help in (None, argparse.SUPPRESS) or action.dest in ("help", "version"):
             continue
         name = action.dest
         variable = f"KOWALSKI_{name.upper()}" if name in everywhere or name == "home" else ""

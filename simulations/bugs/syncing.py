@@ -109,7 +109,9 @@ SYNCING: Final = (
         "own_head_not_awaited",
         "A node that starts writes before it has asked how far its own feeds reach elsewhere.",
         Change(
-            "core.node:Node._try_open", "if not told and waited_s < OWN_HEAD_WAIT_S:", "if False:"
+            "core.node:Node._try_open",
+            "if self.disk_full or (not told and waited_s < OWN_HEAD_WAIT_S):",
+            "if self.disk_full:",
         ),
         Change(
             "core.node:Node._try_open",

@@ -285,6 +285,48 @@ async def test_a_key_that_others_can_read_is_not_used(cluster: LocalCluster) -> 
     await still_works(desk)
 
 
+async def test_a_ledger_of_another_key_is_not_written_to(cluster: LocalCluster) -> None:
+    desk = await cluster.add("desk")
+    peer = desk.peer
+    assert await desk.stop() == 0
+    key = desk.home / "identity.key"
+    kept = key.read_text(encoding="ascii")
+    for other in (None, secrets.token_hex(32)):
+        key.unlink()
+        if other is not None:
+            key.write_text(other, encoding="ascii")
+            key.chmod(0o600)
+        said = await refused_start(desk)
+        assert "error [home_unusable]: The ledger in this home folder was written by" in said
+        assert "mend: kowalski-node --home NEW_FOLDER" in said
+    key.write_text(kept, encoding="ascii")
+    await desk.start()
+    assert desk.peer == peer
+    await still_works(desk)
+
+
+async def test_a_damaged_home_is_told_in_words(cluster: LocalCluster) -> None:
+    desk = await cluster.add("desk")
+    peer = desk.peer
+    assert await desk.stop() == 0
+    for name in ("blobs", "identity.key"):
+        place, kept = desk.home / name, desk.home / f"{name}.kept"
+        place.rename(kept)
+        if name == "blobs":
+            place.write_text("not a folder", encoding="utf-8")
+        else:
+            place.mkdir()
+        said = await refused_start(desk)
+        assert "error [home_unusable]: " in said
+        assert str(place) in said
+        assert "chmod" not in said
+        place.unlink() if name == "blobs" else place.rmdir()
+        kept.rename(place)
+    await desk.start()
+    assert desk.peer == peer
+    await still_works(desk)
+
+
 @pytest.fixture
 def from_here(tmp_path: Path) -> Path:
     """The test's folder, named by where it is from the working directory."""

@@ -94,7 +94,7 @@ def drawn(text: str) -> list[str]:
     lines, at, column = [""], 0, 0
     for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
         if piece == "\n":
-            at, column = at + 1, column
+            at += 1
             lines += [""] * (at + 1 - len(lines))
         elif piece == "\r":
             column = 0

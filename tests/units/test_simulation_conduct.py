@@ -78,6 +78,17 @@ def _(world: World) -> None:
         wrote(world, 0, AttemptLost(task.id, attempt.hash, "device_lost"))
 
 
+@tooth("what is lost is given up", "waits for n1")
+def _(world: World) -> None:
+    task, leader = a_task(world), world.devices[0]
+    task.settled, task.cancel = None, None
+    for attempt in task.attempts:
+        attempt.end, attempt.lost, attempt.device = None, None, world.devices[1].author
+    leader.core.state.open[task.id] = task
+    leader.core.peers._present -= {world.devices[1].author}
+    conduct(world).look(leader)
+
+
 @tooth("who starts asks how far it came", "n2 writes")
 def _(world: World) -> None:
     device = just_started(world, 2)
@@ -129,6 +140,8 @@ def test_what_is_as_it_should_be_breaks_nothing() -> None:
     wrote(world, 0, AttemptLost(a_task(world).id, OTHER_HASH, "device_lost"))
     conduct(world).forked(device, device.disk.events[-1])
     conduct(world).stopped(device)
+    for one in world.devices:
+        conduct(world).look(one)
     conduct(world).asked(device, 7)
     conduct(world).judge()
     world.agenda.now_s += ANSWER_S + 1.0

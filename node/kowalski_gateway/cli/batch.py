@@ -8,6 +8,8 @@ are collected many at a time; each is written and flushed as it settles.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
 from collections import Counter, deque
@@ -18,13 +20,14 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
 import click
+import msgspec
 
 from kowalski_protocol.errors import Problem
 
-from .screen import error_line, print_facts, print_json, progress, wants_json
+from .screen import cannot_write, error_line, print_facts, print_json, progress, wants_json
 from .settings import command
 from .transport import NodeApi, node_api
-from .wording import duration
+from .wording import duration, safe
 
 LINE_SIZE_BYTES_MAX: Final = 1024 * 1024
 TASKS_MAX: Final = 1_000_000
@@ -66,12 +69,19 @@ FAILED_SHOWN_MAX: Final = 5
     help="How many are under way at a time [default: 5000].",
 )
 def batch(file: str, out: Path | None, max_parallel: int) -> int:
+    if out is not None and _is_same(file, out):
+        raise click.UsageError(f"The results would overwrite the tasks in {out}.")
     lines = [*_read(file)]
     api = node_api()
     began = time.monotonic()
-    with _opened(out) as results, progress("tasks", "tasks") as update:
-        run = Batch(api, lines, max_parallel, results, update)
-        run.run()
+    with _opened(out) as results:
+        run = Batch(api, lines, max_parallel, results)
+        try:
+            with progress("tasks", "tasks") as update:
+                run.run(update)
+        except KeyboardInterrupt:
+            click.echo(f"\n{run.interrupted(out)}", err=True)
+            raise
     seconds = time.monotonic() - began
     completed = run.outcomes["completed"]
     summary: dict[str, Any] = {
@@ -113,23 +123,23 @@ class Batch:
         lines: list[tuple[int, bytes]],
         max_parallel: int,
         results: IO[str] | None,
-        update: Callable[[int, int | None], None],
     ) -> None:
         self._api = api
         self._to_submit = deque(lines)
         self._total = len(lines)
         self._max_parallel = max_parallel
         self._results = results
-        self._update = update
         self._under_way: dict[str, list[int]] = {}
         """The lines of each task by its id; the same key on two lines is one task."""
         self._settled = 0
+        self._sending = 0
+        self._accepted = 0
         self.outcomes: Counter[str] = Counter()
         self.failed: list[Failed] = []
         """The first of them."""
 
-    def run(self) -> None:
-        """Returns when all have settled."""
+    def run(self, update: Callable[[int, int | None], None]) -> None:
+        """Returns when all have settled; tells `update` how many have."""
         while self._to_submit or self._under_way:
             accepted = self._submit_some()
             if self._under_way:
@@ -137,24 +147,37 @@ class Batch:
                 self._collect(0.0 if accepted and self._to_submit else RESULTS_WAIT_S)
             elif not accepted:
                 time.sleep(1.0)  # others' tasks fill the node: it said so, and when to come back
-            self._update(self._settled, self._total)
+            update(self._settled, self._total)
 
     def _submit_some(self) -> bool:
         chunk = self._next_chunk()
         if not chunk:
             return False
         body = b"[" + b",".join(spec for _, spec in chunk) + b"]"
+        self._sending = len(chunk)
         try:
             ids: list[str] = self._api.ask("POST", "/api/tasks/batch", content=body)["ids"]
         except Problem as problem:
             if problem.code in BUSY_CODES:
+                self._sending = 0
                 return False
             sentence = f"Lines {chunk[0][0]} to {chunk[-1][0]} were refused: {problem.sentence}"
             raise Problem(problem.code, sentence, mend=problem.mend) from None
         for (line, _), task_id in zip(chunk, ids, strict=True):
             self._to_submit.popleft()
             self._under_way.setdefault(task_id, []).append(line)
+        self._sending, self._accepted = 0, self._accepted + len(chunk)
         return True
+
+    def interrupted(self, out: Path | None) -> str:
+        """What goes on without this command, what is in the file, and how to get the rest."""
+        unsure = f", and perhaps {self._sending:,} that were being sent" if self._sending else ""
+        said = f"{self._accepted:,} of {self._total:,} tasks were accepted{unsure};"
+        said += f" {self._settled:,} have settled and the others go on:"
+        said += " `kowalski tasks` lists them, `kowalski result ID` shows how each ended."
+        if out is not None:
+            said += f" {safe(out)} holds {self._settled:,} of {self._total:,} results."
+        return said
 
     def _next_chunk(self) -> list[tuple[int, bytes]]:
         room = min(self._max_parallel - len(self._under_way), CHUNK_TASKS)
@@ -182,10 +205,10 @@ class Batch:
 
     def _keep(self, view: dict[str, Any], numbers: list[int]) -> None:
         for line in numbers:
-            self._settled += 1
-            self.outcomes[view["outcome"]] += 1
             if self._results is not None:
                 self._results.write(json.dumps({"line": line, **view}) + "\n")
+            self._settled += 1
+            self.outcomes[view["outcome"]] += 1
             if view["outcome"] != "completed" and len(self.failed) < FAILED_SHOWN_MAX:
                 result: dict[str, Any] = view["result"] or {}
                 error: dict[str, Any] = result.get("error") or {}
@@ -211,9 +234,10 @@ def _read(file: str) -> Iterator[tuple[int, bytes]]:
                 if not line.strip():
                     continue
                 try:
-                    spec = json.loads(line)
+                    # As the node reads it; `json` takes more, such as a byte order mark.
+                    spec = msgspec.json.decode(line)
                     parse_task(_object(spec))
-                except (ValueError, RecursionError) as error:
+                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     raise click.UsageError(f"{file}, line {number} is no task: {error}.") from None
                 except Problem as problem:
                     sentence = f"{file}, line {number}: {problem.sentence}"
@@ -228,6 +252,15 @@ def _object(spec: Any) -> dict[str, Any]:
     if isinstance(spec, dict):
         return cast("dict[str, Any]", spec)
     raise Problem("bad_request", "A task is a JSON object.")
+
+
+def _is_same(file: str, out: Path) -> bool:
+    """Whether the tasks come from the very file that --out names, by whatever name."""
+    try:
+        read = os.fstat(sys.stdin.fileno()) if file == "-" else Path(file).stat()
+        return stat.S_ISREG(read.st_mode) and os.path.samestat(read, out.stat())
+    except (OSError, ValueError):  # one of them isn't there, or stdin is no file
+        return False
 
 
 @contextmanager
@@ -248,4 +281,4 @@ def _opened(out: Path | None) -> Iterator[IO[str] | None]:
         with out.open("w", encoding="utf-8") as results:
             yield results
     except OSError as error:
-        raise Problem("bad_request", f"{out} can't be written: {error.strerror}.") from None
+        raise cannot_write(str(out), error) from None

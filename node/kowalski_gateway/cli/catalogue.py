@@ -43,3 +43,25 @@ COMMANDS: Final[dict[str, Entry]] = {
     "bench": Entry(DEVICE, "showcase", "Measure this device's figures."),
     "completion": Entry(DEVICE, "completion", "Print the completion script for a shell."),
 }
+
+TO_COME: Final = frozenset(
+    {
+        "admit",
+        "chat",
+        "checkpoint",
+        "config",
+        "drain",
+        "forget",
+        "leave",
+        "pause",
+        "pending",
+        "recall",
+        "remember",
+        "remove",
+        "resume",
+        "rlm",
+        "service",
+        "top",
+    }
+)
+"""Commands that the contract names and later work builds: answered as such, not as a mistake."""

@@ -118,9 +118,11 @@ def ledger(path: Path) -> Finding:
         return Finding(None, "none yet; made at the first start")
     from kowalski_ledger.file import open_ledger
 
+    from .ledger import ledger_size
+
     try:
         with open_ledger(path) as opened:
-            return Finding(True, f"{opened.count:,} events, {size(path.stat().st_size)}")
+            return Finding(True, f"{opened.count:,} events, {ledger_size(path)}")
     except Problem as problem:
         return Finding(False, problem.sentence, problem.mend or f"kowalski audit --ledger {path}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,16 @@ def ledger_option() -> Callable[[Any], Any]:
         metavar="FILE",
         help="The ledger [default: ledger.db in the node's home folder].",
     )
+
+
+def ledger_size(path: Path) -> str:
+    """What the ledger takes on the disk: the file and the log beside it, where what was written
+    last is."""
+    own = path.resolve()  # the log stands beside the file itself, not beside a link to it
+    size_bytes = own.stat().st_size
+    with suppress(OSError):  # there is none, or a node that stops has just folded it in
+        size_bytes += own.with_name(own.name + "-wal").stat().st_size
+    return size(size_bytes)
 
 
 def _ledger(given: Path | None) -> Path:
@@ -80,7 +91,7 @@ def replay(given: Path | None, until: str | None) -> None:
     ends = ", ".join(f"{count:,} {outcome}" for outcome, count in tasks.items())
     print_facts(
         {
-            "ledger": f"{path} ({size(path.stat().st_size)})",
+            "ledger": f"{path} ({ledger_size(path)})",
             "events": f"{report.events:,} in {report.frames:,} frames of {len(report.heads)} feeds",
             "tasks": f"{submitted:,}: {open_count:,} open, {settled:,} settled"
             + (f" ({ends})" if ends else ""),
@@ -130,7 +141,7 @@ def audit(given: Path | None) -> int:
         return 0 if report["ok"] else 1
     print_facts(
         {
-            "ledger": f"{path} ({size(path.stat().st_size)})",
+            "ledger": f"{path} ({ledger_size(path)})",
             "events": f"{report['events']:,}",
             "signatures": f"{report['signatures']:,}",
             "dropped": f"{report['dropped']:,} attachments" if report["dropped"] else "none",
@@ -152,9 +163,9 @@ def _print_list(title: str, entries: list[dict[str, Any]]) -> None:
         [Column("AUTHOR"), Column("TOPIC"), Column("SEQ", right=True), Column("WHAT", fold=True)],
         [
             [
-                peer_end(str(entry.get("author") or "")),
+                peer_end(entry["author"]) if entry.get("author") else "–",
                 entry.get("topic") or "–",
-                "–" if entry.get("seq") is None else entry["seq"],
+                entry.get("seq") or "–",  # they count from 1: 0 is of the file, or of a whole feed
                 entry.get("what") or "–",
             ]
             for entry in entries[:SHOWN_PROBLEMS_MAX]
@@ -188,4 +199,6 @@ def export(given: Path | None, out: Path) -> None:
     if wants_json():
         print_json({"events": count, "out": str(out)})
     elif not to_stdout:
-        say(f"Wrote {count:,} events to {out} ({size(out.stat().st_size)}).")
+        # A pipe or a device has no size, and a pipe may be gone once it is read.
+        written = f" ({size(out.stat().st_size)})" if out.is_file() else ""
+        say(f"Wrote {count:,} events to {out}{written}.")

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import click
 
-from .catalogue import COMMANDS, SECTIONS
+from .catalogue import COMMANDS, SECTIONS, TO_COME
 from .settings import shared_options
 from .wording import safe_lines
 
@@ -23,6 +23,13 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
+NEAR: Final = 0.75
+"""How alike a word and a command are that it may have been meant for, from 0 to 1: one letter
+more, less, or out of place in a word of four."""
+
+
+class NotBuilt(click.UsageError):
+    """A command that the contract names and this release lacks."""
 
 
 class Kowalski(click.Group):
@@ -41,10 +48,12 @@ class Kowalski(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in TO_COME:
+            raise NotBuilt(f"'kowalski {args[0]}' is not built in this release.", ctx)
         if args[0] not in COMMANDS:
             import difflib
 
-            close = difflib.get_close_matches(args[0], COMMANDS, 1)
+            close = difflib.get_close_matches(args[0], COMMANDS, 1, NEAR)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -116,6 +125,8 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read the output has enough; the interpreter must not complain at its last flush.
         sys.stdout = None
         return EXIT_FAILED
+    except OSError as error:
+        return _tell_system(error, as_json)
     except Exception as error:  # guard: for `Problem`, imported late; others are raised
         from kowalski_protocol.errors import Problem
 
@@ -129,8 +140,24 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _tell_system(error: OSError, as_json: bool) -> int:
+    """Says why the output can't be written, or which file failed us; others are our mistakes."""
+    from kowalski_protocol.errors import Problem
+
+    from .screen import WRITE_CODES, cannot_write, tell_problem
+
+    if error.filename is not None:
+        tell_problem(Problem("bad_request", f"{error.filename}: {error.strerror}."), as_json)
+    elif error.errno in WRITE_CODES:
+        sys.stdout = None  # as for a closed pipe; and there is no place for a document
+        tell_problem(cannot_write("The output", error), as_json=False)
+    else:
+        raise error
+    return EXIT_FAILED
+
+
 def _tell_usage(error: click.ClickException, as_json: bool) -> None:
-    code = "bad_request"
+    code = "not_supported" if isinstance(error, NotBuilt) else "bad_request"
     if as_json:
         import json
 

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kowalski_protocol.errors import Problem
-
-from .screen import error_line, print_output, print_value, styled
+from .screen import cannot_write, error_line, print_output, print_value, styled
 from .transport import NodeApi, part
 from .wording import size
 
@@ -45,6 +43,7 @@ def show_result(
         error_line(
             f"The task has not settled yet, it is {view['state']}{waiting}.",
             f"kowalski result {view['id'][:12]} --wait",
+            code="not_settled",
         )
     elif view["outcome"] == "completed":
         _show_value(api, result, out)
@@ -83,4 +82,4 @@ def _show_value(api: NodeApi, result: dict[str, Any], out: Path | None) -> None:
                 api.save(f"/api/blobs/{part(blob)}", file)
         click.echo(f"Wrote {size(out.stat().st_size)} to {out}.", err=True)
     except OSError as error:
-        raise Problem("bad_request", f"{out} can't be written: {error.strerror}.") from None
+        raise cannot_write(str(out), error) from None

@@ -8,6 +8,7 @@ their end.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -31,6 +32,14 @@ NOTHING: Final = "–"
 """What stands in a cell without a value."""
 CUT_WIDTH_MIN: Final = 12
 FOLDED_WIDTH_MIN: Final = 24
+WRITE_CODES: Final = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EIO: "disk_failed",
+    errno.EFBIG: "bad_request",
+    errno.EBADF: "bad_request",
+}
+"""What the system says of a stream that can't be written, and our code for it."""
 
 
 def console() -> Console:
@@ -188,6 +197,12 @@ def tell_problem(problem: Problem, as_json: bool) -> None:
     error_line(problem.sentence, problem.mend, code=problem.code)
 
 
+def cannot_write(what: str, error: OSError) -> Problem:
+    """What the system said when a command wrote its output."""
+    code = WRITE_CODES.get(error.errno or 0, "bad_request")
+    return Problem(code, f"{what} can't be written: {error.strerror or error}.")
+
+
 def error_line(
     sentence: str,
     mend: str | None = None,
@@ -197,7 +212,8 @@ def error_line(
 ) -> None:
     """`error [code]: sentence` and the command that mends it, on stderr.
 
-    What has no code of the catalogue, such as a task that is still under way, goes without one.
+    What has no code of the catalogue, such as what a device says is missing there, goes without
+    one.
     """
     label = "error: " if code is None else f"error [{safe(code)}]: "
     click.echo(tinted(label, fg="red"), err=True, nl=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from .screen import print_json, print_output, wants_json
 from .settings import command
 from .transport import NodeApi, node_api, part
 from .waiting import Seconds, WaitCommand, wait_option
+from .watching import Watch, watching
 
 LANGUAGES: Final = {
     ".py": "python",
@@ -30,6 +32,12 @@ FILE_SIZE_BYTES_MAX: Final = 1024 * 1024
 """Above what a node takes as a payload; a larger file need not be read to know."""
 QUICK_S: Final = 0.5
 """A task that settles within this is shown from its result, without opening a stream."""
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is None or math.isfinite(value):
+        return value
+    raise click.BadParameter("must be a number of seconds.", ctx, parameter)
 
 
 @command(
@@ -57,7 +65,11 @@ QUICK_S: Final = 0.5
 )
 @click.option("--priority", type=int, metavar="N", help="Higher goes first [default: 0].")
 @click.option(
-    "--timeout", type=float, metavar="S", help="Seconds one attempt may take [default: 300]."
+    "--timeout",
+    type=float,
+    metavar="S",
+    callback=_finite,
+    help="Seconds one attempt may take [default: 300].",
 )
 @click.option("--label", multiple=True, metavar="K=V", help="A label of your own; repeatable.")
 @click.option("--key", metavar="KEY", help="Makes a repeated submission the same task.")
@@ -100,9 +112,10 @@ def _follow(api: NodeApi, spec: dict[str, Any], wait_s: float) -> int:
             view = api.wait(view["id"], max(0.0, deadline - time.monotonic()))
         else:
             click.echo(f"task {view['id'][:12]}", err=True)
-            view, printed = _print_live(api, view, deadline)
-            if view["state"] != "settled":  # its output has ended; its owner has not had its word
-                view = api.wait(view["id"], max(0.0, deadline - time.monotonic()))
+            with watching(view["id"]) as watch:
+                view, printed = _print_live(api, view, deadline, watch)
+                if view["state"] != "settled":  # its output has ended; its owner still has its word
+                    view = api.wait(view["id"], max(0.0, deadline - time.monotonic()))
     if wants_json():
         print_json(view)
     else:
@@ -110,7 +123,9 @@ def _follow(api: NodeApi, spec: dict[str, Any], wait_s: float) -> int:
     return exit_code(view)
 
 
-def _print_live(api: NodeApi, view: dict[str, Any], deadline: float) -> tuple[dict[str, Any], bool]:
+def _print_live(
+    api: NodeApi, view: dict[str, Any], deadline: float, watch: Watch
+) -> tuple[dict[str, Any], bool]:
     """Prints what the task prints until it ends; returns it and whether anything was printed."""
     path = f"/api/tasks/{part(view['id'])}"
     printed = False
@@ -119,11 +134,13 @@ def _print_live(api: NodeApi, view: dict[str, Any], deadline: float) -> tuple[di
         data: dict[str, Any] = json.loads(event.data)
         if event.kind == "end":
             if line_open:
+                watch.printed("\n")
                 click.echo()
             return data, printed
         printed = True
         if data["stream"] == "stdout":
             line_open = not data["text"].endswith("\n")
+        watch.printed(data["text"])
         print_output(data["text"], error=data["stream"] == "stderr")
     return api.get(path), printed
 
@@ -169,7 +186,8 @@ def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, 
 def _arguments(text: str | None) -> dict[str, Any]:
     try:
         arguments = json.loads(text or "{}")
-    except ValueError as error:
+        json.dumps(arguments, allow_nan=False)  # `loads` takes NaN, and makes 1e999 infinite
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--args is not JSON: {error}.") from None
     if not isinstance(arguments, dict):
         raise click.UsageError("--args must be a JSON object.")
@@ -212,7 +230,9 @@ def requirements(pairs: tuple[str, ...]) -> dict[str, Any]:
         try:
             number = float(value)
         except ValueError:
-            requires[name] = value
-        else:
+            number = math.nan
+        if math.isfinite(number):
             requires[name] = int(number) if number.is_integer() else number
+        else:
+            requires[name] = value
     return requires

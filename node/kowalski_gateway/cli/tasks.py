@@ -14,6 +14,7 @@ from .screen import Column, print_facts, print_json, print_table, styled, wants_
 from .settings import command
 from .transport import NodeApi, node_api, part
 from .waiting import Seconds, WaitCommand, wait_option
+from .watching import watching
 from .wording import ago, duration, peer_end, short_ids
 
 STATES = ("submitted", "waiting", "placed", "running", "completed", "settled")
@@ -109,7 +110,11 @@ def _error_of(view: dict[str, Any]) -> str:
 )
 def result(task_id: str, wait: Seconds, out: Path | None) -> int:
     api = node_api()
-    view = api.get(f"/api/tasks/{part(task_id)}") if wait is None else api.wait(task_id, wait)
+    if wait is None:
+        view = api.get(f"/api/tasks/{part(task_id)}")
+    else:
+        with watching(task_id):
+            view = api.wait(task_id, wait)
     if wants_json():
         print_json(view)
     else:

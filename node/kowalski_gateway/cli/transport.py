@@ -22,6 +22,7 @@ from kowalski_node.client.answers import (
     WAIT_SLICE_S,
     bad_answer,
     cut_off,
+    not_json,
     problem_of,
     unreachable,
 )
@@ -70,7 +71,7 @@ class NodeApi:
 
         The request's body is `body` as JSON, or `content` as it is."""
         if body is not None:
-            content = json.dumps(body).encode()
+            content = _encoded(body)
         response = self._send(method, path, content, query, PATIENCE_S + wait_s)
         answer = self._read(response)
         try:
@@ -195,6 +196,13 @@ def node_api() -> NodeApi:
 def part(text: str) -> str:
     """The text as one part of a path, so that no id leads elsewhere."""
     return quote(text, safe="") or "-"
+
+
+def _encoded(body: Any) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise not_json(error) from None
 
 
 def _query(query: Mapping[str, Any]) -> str:

@@ -1,5 +1,5 @@
 """What a node's answers mean to a client: a value of a known type, or the `Problem` that the node
-had.
+had, or would have with a request that can't be sent.
 
 Shared by the async `Client` and the command line, which use different HTTP libraries. The node may
 be of a newer release: unknown fields are ignored, and an unknown error code keeps its sentence.
@@ -70,6 +70,11 @@ def bad_answer(url: str, status: int | None = None) -> Problem:
     """What answers there is no node."""
     said = "" if status is None else f" (status {status})"
     return Problem("bad_answer", f"What answers at {url} is not a Kowalski node{said}.")
+
+
+def not_json(error: Exception) -> Problem:
+    """A request holds a value that JSON has no form for."""
+    return Problem("bad_request", f"The request can't be said in JSON: {error}.")
 
 
 def unreachable(url: str) -> Problem:

@@ -5,17 +5,16 @@ httpx speaks on trio and asyncio alike. Nothing of it shows: what goes wrong is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from kowalski_protocol.errors import Problem
 
 from .address import is_api_url
-from .answers import PATIENCE_S, cut_off, decoded, problem_of, unreachable
+from .answers import PATIENCE_S, cut_off, decoded, not_json, problem_of, unreachable
 from .server_events import EventReader, ServerEvent
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Wire:
         wait_s: float = 0.0,
     ) -> T:
         """The answer as its type; `wait_s` is how long the node was asked to take."""
-        content = None if body is None else msgspec.json.encode(body)
+        content = None if body is None else _encoded(body)
         answer = await self.send(method, path, content=content, query=query, wait_s=wait_s)
         return decoded(answer, kind, self.url)
 
@@ -93,6 +92,8 @@ class Wire:
         """The answer's bytes; the node's `Problem` where it refuses."""
         import httpx
 
+        if not wait_s >= 0:  # nor is NaN
+            raise Problem("bad_request", f"'wait_s' must be a number of seconds, not {wait_s!r}.")
         http = self._opened()
         timeout = httpx.Timeout(PATIENCE_S + wait_s, connect=CONNECT_S, pool=None)
         headers = {} if content is None else {"content-type": media}
@@ -143,6 +144,30 @@ class Wire:
 
 def _no_api(url: str) -> Problem:
     return Problem("bad_request", f"A node's API is a URL or HOST:PORT, not {url!r}.")
+
+
+def _plain(value: object) -> Any:
+    """A mapping or a sequence of another type as the one that JSON knows."""
+    kind = type(value)
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    if isinstance(value, Sequence) and not issubclass(kind, (bytes, bytearray, memoryview)):
+        return list(cast("Sequence[Any]", value))
+    raise TypeError(f"it holds a value of the type '{kind.__name__}'")
+
+
+# Not msgspec's: it says NaN as null, and sets, bytes and dates as lists and texts, so that a task
+# would get something else than it was given.
+_encoder = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain
+)
+
+
+def _encoded(body: Any) -> bytes:
+    try:
+        return _encoder.encode(body).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise not_json(error) from None
 
 
 def path_part(text: str) -> str:

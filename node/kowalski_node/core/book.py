@@ -112,7 +112,8 @@ class Book:
         data = encode(body)
         if len(data) > self.limits.body_size_bytes_max:
             # All others would refuse it and all that follows: rather none is written at all.
-            raise Problem("bad_request", f"A {kind} of {len(data):,} bytes is more than nodes take.")
+            sentence = f"A {kind} of {len(data):,} bytes is more than nodes take."
+            raise Problem("bad_request", sentence)
         self.written.add(topic)
         hlc = self.clock.tick(now.wall_ms)
         seq = end.seq + 1
