@@ -53,6 +53,8 @@ class Device:
         self.disk = MemoryDisk()
         self.blobs: set[bytes] = set()
         self.fsync_s = self.chance.choice((0.0002, 0.001, 0.005))
+        self.restarts_after_s = self.chance.choice((0.05, 5.0))
+        """Whoever watches over it starts it again at once where a task ended it, or in a while."""
         # Its process, while it lives.
         self.life = 0
         self.is_up = False
@@ -421,9 +423,7 @@ class Device:
     def _kill(self, life: int) -> None:
         if life == self.life:
             self.crash()
-            # Whoever watches over it starts it again at once, or later.
-            wait_s = self.chance.choice((0.3, 5.0))
-            self.world.agenda.after(wait_s, self.world.restart, self)
+            self.world.agenda.after(self.restarts_after_s, self.world.restart, self)
 
     def _run_over(self, life: int, attempt: EventHash, code: str) -> None:
         if life != self.life:

@@ -86,7 +86,7 @@ LEADING: Final = (
             'end.code == "restarted" and attempt.started_hash is not None',
             "False",
         ),
-        where=Options(seed=0, faults=()),
+        where=Options(seed=0, nodes=2, faults=()),
     ),
     Bug(
         "backoff_loses_task",
