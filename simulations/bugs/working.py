@@ -64,6 +64,9 @@ WORKING: Final = (
             "self._again_at_s[task_id] = now.mono_s + FETCH_AGAIN_S",
             "pass",
         ),
+        where=Options(
+            seed=0, nodes=3, faults=("partition", "one_way_partition", "connection_reset")
+        ),
     ),
     Bug(
         "handed_over_to_itself",
