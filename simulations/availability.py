@@ -3,8 +3,8 @@
 Devices crash, lose power, freeze or sleep with a closed lid, one of them each day and for up to an
 hour. People look at the cluster and submit work at devices that are up, once a minute on average.
 What is counted is whether a device that is up serves them: a read needs a node that is ready, a
-submission is answered with its task within `ANSWER_S`. A device that ends before it answers was not
-up; its people submit the same work again elsewhere, with the same key, and count as served then.
+submission is answered with its task within `ANSWER_S`. Where a device ends before it answers, its
+people submit the same work again elsewhere, with the same key, and are counted as served late.
 """
 
 from __future__ import annotations
@@ -103,9 +103,10 @@ class _People(Workload):
             return
         request.tries += 1
         device = self.chance.choice(up)
+        self._tickets += 1
         spec = {"kind": "tool", "payload": {"tool": "sleep", "args": {"seconds": 2.0}}}
-        self.open[device.name, device.life, len(self.requests)] = request
-        device.give(ins.Submit(len(self.requests), [parse_task(spec)], [request.key]))
+        self.open[device.name, device.life, self._tickets] = request
+        device.give(ins.Submit(self._tickets, [parse_task(spec)], [request.key]))
         self.world.agenda.after(ANSWER_S, self._try, request)
 
     def answered(self, device: Device, answer: fx.Answer) -> None:

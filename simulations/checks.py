@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 16
 """Commits of a device between two looks at its digest, and steps between two at its queues."""
-UNHELD_S = 1.0
 ALIVE_SLACK_S = 2.0
 """Until the next tick of a device, and the look that it takes then."""
 
@@ -47,7 +46,7 @@ class Broken(AssertionError):
 class Acknowledged:
     """A task that somebody was told is accepted."""
 
-    __slots__ = ("at_s", "by", "holders", "id", "replicas")
+    __slots__ = ("at_s", "by", "id", "replicas")
 
     def __init__(self, id: TaskId, by: Author, replicas: int, at_s: float) -> None:
         self.id = id
@@ -95,7 +94,6 @@ class Checks:
         frame.
         """
         self._forks_told = 0
-        self._holders: dict[tuple[Author, str], dict[str, int]] = {}
         self._commits = 0
         self._steps = 0
         self._seen_leaders: dict[str, EventHash] = {}

@@ -16,7 +16,7 @@ from ..world import World
 from .commits import COMMITS
 from .leading import LEADING
 from .ledger import LEDGER
-from .planting import ATTACKERS, Bug, Change, CoreHasChanged
+from .planting import Bug, Change, CoreHasChanged
 from .syncing import SYNCING
 from .working import WORKING
 
@@ -85,7 +85,6 @@ def looked_for(
 
 
 __all__ = [
-    "ATTACKERS",
     "BUGS",
     "Bug",
     "Caught",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..options import Options
-from .planting import ATTACKERS, Bug, Change
+from .planting import Bug, Change
 
 _SPLIT: Final = ("partition", "one_way_partition", "swizzle_clog")
 _HANDED_OVER: Final = Options(
@@ -113,7 +113,6 @@ LEDGER: Final = (
         "Any member's word that a task has ended counts.",
         Change("ledger.fold:_has_word", "or event.author != task.owner or", "or"),
         where=_FOREIGN_WORDS,
-        needs=ATTACKERS,
     ),
     Bug(
         "settled_by_leader",
@@ -161,14 +160,12 @@ LEDGER: Final = (
             "pass",
         ),
         where=Options(seed=0, nodes=3, faults=("attack_admissions",)),
-        needs=ATTACKERS,
     ),
     Bug(
         "result_of_another_device",
         "A result counts although its author is not the device of the attempt.",
         Change("ledger.fold:_attempt_of", "if attempt.device != event.author:", "if False:"),
         where=_FOREIGN_WORDS,
-        needs=ATTACKERS,
     ),
     Bug(
         "last_settlement_wins",
@@ -176,7 +173,6 @@ LEDGER: Final = (
         Change("ledger.fold:_has_word", "or task.settled is not None:", "or False:"),
         Change("ledger.fold:_settled", "del state.open[task.id]", "state.open.pop(task.id, None)"),
         where=_FOREIGN_WORDS,
-        needs=ATTACKERS,
     ),
     Bug(
         "move_releases_nothing",

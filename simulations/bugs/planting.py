@@ -22,9 +22,6 @@ from typing import Any, NamedTuple
 
 from ..options import Options
 
-ATTACKERS = "attackers"
-"""What a bug needs that shows only where members lie."""
-
 
 class CoreHasChanged(Exception):
     """The core has no longer what a bug would change: the bug must be written anew."""
@@ -49,7 +46,6 @@ class Bug:
         sentence: str,
         *changes: Change,
         where: Options | None = None,
-        needs: str = "",
     ) -> None:
         self.name = name
         self.sentence = sentence
@@ -57,8 +53,6 @@ class Bug:
         self.changes = changes
         self.where = where or Options(seed=0)
         """The worlds in which it is looked for: any, unless it wants certain faults to show."""
-        self.needs = needs
-        """What the worlds must have that not all of them do; empty for most."""
 
     def __repr__(self) -> str:
         return f"<Bug {self.name}>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..options import Options
-from .planting import ATTACKERS, Bug, Change
+from .planting import Bug, Change
 
 _NEWCOMERS: Final = Options(
     seed=0,
@@ -92,7 +92,6 @@ SYNCING: Final = (
         ),
         Change("core.sync:Sync._accept", "if events[overlap].hash != end.hash:", "if False:"),
         where=Options(seed=0, nodes=3, minutes=5.0, faults=("attack_fork",)),
-        needs=ATTACKERS,
     ),
     Bug(
         "pull_never_retried",

@@ -5,53 +5,19 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from kowalski_gateway.cli.main import run
 from kowalski_node.views import ErrorView, ResultView
 from kowalski_protocol.errors import Problem
 from tests.ports.api_world import Served, served
 from tests.ports.scripted_node import OTHER, SELF
+from tests.units.cli_runner import Kowalski
 
 ECHO = ("submit", "--tool", "echo", "--args", '{"value": 7}')
 SLEEP = ("submit", "--tool", "sleep", "--args", '{"seconds": 60}')
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Kowalski = Callable[..., Ended]
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    with served() as one:
-        monkeypatch.setenv("KOWALSKI_API", one.url)
-        yield one
-
-
-@pytest.fixture
-def kowalski(capsys: pytest.CaptureFixture[str]) -> Kowalski:
-    def call(*arguments: str) -> Ended:
-        capsys.readouterr()
-        code = run(arguments)
-        out, err = capsys.readouterr()
-        return Ended(code, out, err)
-
-    return call
 
 
 def settle(api: Served, task_id: str, result: ResultView) -> None:

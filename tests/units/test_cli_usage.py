@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from kowalski_gateway.cli.catalogue import TO_COME
-from kowalski_gateway.cli.main import run
-from tests.ports.api_world import Served, served
+from tests.ports.api_world import Served
+from tests.units.cli_runner import Kowalski
 
 ECHO = ("submit", "--tool", "echo", "--args", '{"value": 7}')
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Kowalski = Callable[..., Ended]
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    with served() as one:
-        monkeypatch.setenv("KOWALSKI_API", one.url)
-        yield one
-
-
-@pytest.fixture
-def kowalski(capsys: pytest.CaptureFixture[str]) -> Kowalski:
-    def call(*arguments: str) -> Ended:
-        capsys.readouterr()
-        code = run(arguments)
-        out, err = capsys.readouterr()
-        return Ended(code, out, err)
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,11 @@ def test_a_node_that_starts_on_a_full_disk_writes_once_there_is_room() -> None:
         node.step(input, ins.Now(at_s, START_MS + int(at_s * 1000)), out)
 
     step(ins.Advertise(advert(me.name)), 0.1)
+    step(submit(1), 0.1)
     step(ins.CommitFailed("disk_full"), 0.2)
+    (answer,) = [effect for effect in out.at_once if isinstance(effect, fx.Answer)]
+    assert answer.problem is not None
+    assert (answer.ticket, answer.problem.code) == (1, "disk_full")
     step(ins.Tick(), 5.0)
     assert not node.open
     assert not out.append

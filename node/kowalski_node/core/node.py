@@ -80,6 +80,7 @@ ARRIVALS = 5.0
 """How long, in `suspect_s`, a starting node waits for members whose connections are being made
 before it leads without them: a handshake takes a busy machine a second or two.
 """
+DISK_FULL = "The ledger's disk is full, so nothing new is accepted."
 OPENING_MAX = 1000
 """Requests that wait while the node starts."""
 STOP_HEARD_S = 0.25
@@ -264,7 +265,8 @@ class Node:
         )
         if self.config.author not in self.state.members:
             if waited_s > OWN_HEAD_WAIT_MAX_S:
-                self._refuse_waiting(out)  # Nobody is there who could tell that it was let in.
+                sentence = "No member can be reached who knows this device yet."
+                self._refuse_waiting("not_ready", sentence, out)
             return
         if self.disk_full or (not told and waited_s < OWN_HEAD_WAIT_S):
             return
@@ -272,12 +274,11 @@ class Node:
             return
         self._open(now, out)
 
-    def _refuse_waiting(self, out: Outbox) -> None:
+    def _refuse_waiting(self, code: str, sentence: str, out: Outbox) -> None:
         waiting, self._opening = self._opening, []
         for request in waiting:
             if not isinstance(request, Cancel):
-                sentence = "No member can be reached who knows this device yet."
-                _refuse(request, "not_ready", sentence, out)
+                _refuse(request, code, sentence, out)
 
     def _open(self, now: Now, out: Outbox) -> None:
         self._opened = True
@@ -380,6 +381,7 @@ class Node:
     def _commit_failed(self, failed: CommitFailed, now: Now, out: Outbox) -> None:
         self.disk_full = True
         self.book.may_write = False
+        self._refuse_waiting("disk_full", DISK_FULL, out)
         # It is chained, so it is written, and runs, if there is room before this node ends.
         sentence = (
             "The ledger's disk is full, so the work is not accepted. It may still run once there is"
@@ -392,11 +394,9 @@ class Node:
 
     def _may_take(self, request: Submit | Admit | SetWeights, out: Outbox) -> bool:
         if self.stopping:
-            sentence = "This node is stopping and takes nothing new."
-            return _refuse(request, "stopping", sentence, out)
+            return _refuse(request, "stopping", "This node is stopping and takes nothing new.", out)
         if self.disk_full:
-            sentence = "The ledger's disk is full, so nothing new is accepted."
-            return _refuse(request, "disk_full", sentence, out)
+            return _refuse(request, "disk_full", DISK_FULL, out)
         if self._opened:
             return True
         if len(self._opening) >= OPENING_MAX:
