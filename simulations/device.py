@@ -247,7 +247,8 @@ class Device:
         assert commits is not None
         gathered = commits.gathered
         known = len(gathered.append)
-        commits.step(input, self.clock.now())
+        if not commits.step(input, self.clock.now()):
+            return
         self.world.checks.stepped(self, gathered.append[known:])
         if gathered.at_once:
             for effect in commits.at_once():

@@ -84,7 +84,7 @@ WORKING: Final = (
     Bug(
         "full_disk_for_ever",
         "A node whose disk has room again does not write again.",
-        Change("core.node:Node._committed", "self.book.may_write = self._opened", "pass"),
+        Change("core.node:Node._committed", "self.book.may_write = self.open", "pass"),
     ),
     Bug(
         "written_on_full_disk",
@@ -96,7 +96,7 @@ WORKING: Final = (
         "opening_requests_dropped",
         "What was asked of a node while it started is neither done nor refused.",
         Change(
-            "core.node:Node._open",
+            "core.requests:Requests.open",
             "for request in waiting:",
             "for request in ():",
         ),

@@ -10,7 +10,8 @@ import pytest
 from kowalski_ledger.state import State
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
-from kowalski_node.core.node import OPENING_MAX, Node, NodeConfig
+from kowalski_node.core.node import Node, NodeConfig
+from kowalski_node.core.requests import WAITING_MAX
 from kowalski_protocol.events import LeaderClaimed, TaskSettled
 from kowalski_protocol.feeds import Feed, Head
 from kowalski_protocol.ids import EventHash, TaskId
@@ -101,10 +102,10 @@ def test_what_is_asked_while_the_node_starts_is_done_when_it_has() -> None:
 
 def test_what_may_wait_while_the_node_starts_is_bounded() -> None:
     bench = Bench(3, alive=False)
-    for ticket in range(OPENING_MAX):
+    for ticket in range(WAITING_MAX):
         bench.give(ins.SetWeights(ticket, "tool", {}))
-    bench.give(ins.SetWeights(OPENING_MAX, "tool", {}))
-    assert bench.code(OPENING_MAX) == "not_ready"
+    bench.give(ins.SetWeights(WAITING_MAX, "tool", {}))
+    assert bench.code(WAITING_MAX) == "not_ready"
     bench.give(ins.Cancel(TaskId(bytes(16))))
 
 

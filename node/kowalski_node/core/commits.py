@@ -64,9 +64,9 @@ class Commits:
         self._limits = limits
         self.gathered = Outbox()
 
-    def step(self, input: Input, now: Now) -> None:
-        """Hands an input to the core."""
-        self._node.step(input, now, self.gathered)
+    def step(self, input: Input, now: Now) -> bool:
+        """Hands an input to the core; False where there was nothing to do."""
+        return self._node.step(input, now, self.gathered)
 
     def at_once(self) -> list[Effect]:
         """Takes what depends on no commit."""

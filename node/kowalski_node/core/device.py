@@ -179,6 +179,11 @@ class Device:
             )
         self._book.write(body, now, out, attachment)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is to be told as time passes."""
+        return bool(self._unwritten) or not all(run.announced for run in self.running.values())
+
     def tick(self, now: Now, out: Outbox) -> None:
         """Tells of runs that last."""
         if not self._book.may_write:

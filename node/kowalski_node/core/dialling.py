@@ -9,6 +9,8 @@ there.
 
 from __future__ import annotations
 
+import math
+
 from kowalski_protocol.ids import Author
 from kowalski_protocol.limits import Timers
 
@@ -30,6 +32,8 @@ class Dialling:
         self._peers = peers
         self._sync = sync
         self._timers = timers
+        self.due_s = 0.0
+        """When somebody may be dialled next."""
 
     def learn(self, learned: AddressesLearned, now: Now) -> None:
         """Somebody said where a device may be."""
@@ -38,6 +42,7 @@ class Dialling:
         if learned.fresh and not peer.connected:
             peer.dial_at_s = now.mono_s
             peer.dial_wait_s = 0.0
+        self.due_s = min(self.due_s, peer.dial_at_s)
 
     def ended(self, ended: DialEnded, now: Now) -> None:
         """A dial has succeeded or failed."""
@@ -50,17 +55,17 @@ class Dialling:
             # The larger key waits a little longer, so that two do not always dial at once.
             spread = 1.25 if self._book.author > ended.peer else 1.0
             peer.dial_at_s = now.mono_s + peer.dial_wait_s * spread
+            self.due_s = min(self.due_s, peer.dial_at_s)
 
     def dial(self, now: Now, out: Outbox) -> None:
         """Dials whoever is a member, away, and due."""
+        self.due_s = math.inf
         for author, peer in self._peers.by_author.items():
-            if (
-                not peer.connected
-                and not peer.dialling
-                and peer.addresses
-                and now.mono_s >= peer.dial_at_s
-                and self._may_dial(author)
-            ):
+            if peer.connected or peer.dialling or not peer.addresses:
+                continue
+            if now.mono_s < peer.dial_at_s:
+                self.due_s = min(self.due_s, peer.dial_at_s)
+            elif self._may_dial(author):
                 peer.dialling = True
                 out.at_once.append(Dial(author, peer.addresses))
 

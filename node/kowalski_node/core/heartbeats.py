@@ -30,7 +30,8 @@ class Heartbeats:
         self._peers = peers
         self._device = device
         self._timers = timers
-        self._lanes_at_s = now.mono_s
+        self.due_s = now.mono_s
+        """When the next one is sent on lanes."""
         self._gossip_at_s = now.mono_s
         self._sample_sent: dict[str, Any] | None = None
         self.sample: dict[str, Any] | None = None
@@ -44,11 +45,11 @@ class Heartbeats:
 
     def hasten(self, now: Now) -> None:
         """Alive is mutual: lets a member that was just heard hear so with the next tick."""
-        self._lanes_at_s = min(self._lanes_at_s, now.mono_s)
+        self.due_s = min(self.due_s, now.mono_s)
 
     def tick(self, now: Now, out: Outbox) -> None:
         """Sends one where it is due."""
-        if now.mono_s >= self._lanes_at_s:
+        if now.mono_s >= self.due_s:
             self.send(now, out)
 
     def send(self, now: Now, out: Outbox) -> None:
@@ -56,7 +57,7 @@ class Heartbeats:
         gossip = now.mono_s >= self._gossip_at_s
         if gossip:
             self._gossip_at_s = now.mono_s + self._timers.gossip_heartbeat_s * self._peers.scale
-        self._lanes_at_s = now.mono_s + self._timers.heartbeat_s * self._peers.scale
+        self.due_s = now.mono_s + self._timers.heartbeat_s * self._peers.scale
         sample = self.sample if self.sample is not self._sample_sent else None
         self._sample_sent = self.sample
         heartbeat = Heartbeat(

@@ -8,7 +8,7 @@ needed, comes in with the input that needs it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -18,7 +18,7 @@ from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.tasks import Submission
 
 
-class Now(NamedTuple):
+class Now(msgspec.Struct, frozen=True, gc=False):
     """The two times of an input: one to wait by, one to date by."""
 
     mono_s: float

@@ -77,6 +77,11 @@ class Leader:
         leader = self._book.state.leader
         return leader is not None and leader.author == self._book.author
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all know who leads, and it is at work: nothing waits for time to pass."""
+        return self._is_followed(self._book.state)
+
     # Who leads.
 
     def elect(self, now: Now, out: Outbox) -> None:
@@ -103,7 +108,9 @@ class Leader:
         self._notice(state.leader, now, out)
         if self._ready_s is not None and not self.is_ready:
             self._get_ready(now, out)
-        self._followed = (state.leader, state.members_version, state.adverts_version)
+        leads = state.leader is not None and may_lead(state, state.leader.author)
+        versions = (state.leader, state.members_version, state.adverts_version)
+        self._followed = versions if leads else None
 
     def _is_followed(self, state: State) -> bool:
         """Whether all is as it was when the leader was last looked at, and it lives."""
@@ -112,7 +119,6 @@ class Leader:
             leader is not None
             and self._followed == (leader, state.members_version, state.adverts_version)
             and leader.author in self._peers.writers
-            and may_lead(state, leader.author)
             and (self.is_ready or self._ready_s is None)
         )
 

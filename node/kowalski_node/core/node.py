@@ -19,12 +19,8 @@ from kowalski_protocol.clock import HybridClock
 from kowalski_protocol.codec import Malformed
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import (
-    CancelRequested,
     CapabilitiesAdvertised,
     ClusterFounded,
-    InviteUsed,
-    MemberAdmitted,
-    WeightsChanged,
 )
 from kowalski_protocol.feeds import Event, Feed, Verify
 from kowalski_protocol.identity import verify
@@ -37,7 +33,7 @@ from .attempts import Attempts, has_end
 from .book import Book
 from .device import Device
 from .dialling import Dialling
-from .effects import Answer, Charge, Outbox, SendHeads, Settled, Stopped
+from .effects import Charge, Outbox, SendHeads, Settled, Stopped
 from .heartbeats import Heartbeats
 from .inputs import (
     AckReceived,
@@ -67,6 +63,7 @@ from .inputs import (
 from .leader import Leader
 from .owner import Owner
 from .peers import Peers
+from .requests import DISK_FULL, STOPPING, Requests
 from .submissions import Submissions
 from .sync import Sync
 
@@ -80,9 +77,7 @@ ARRIVALS = 5.0
 """How long, in `suspect_s`, a starting node waits for members whose connections are being made
 before it leads without them: a handshake takes a busy machine a second or two.
 """
-DISK_FULL = "The ledger's disk is full, so nothing new is accepted."
-OPENING_MAX = 1000
-"""Requests that wait while the node starts."""
+UNKNOWN = Problem("not_ready", "No member can be reached who knows this device yet.")
 STOP_HEARD_S = 0.25
 """How long a stopping node stays for the others to hear so: what they placed on it meanwhile is
 given back and not lost.
@@ -98,11 +93,6 @@ class NodeConfig(msgspec.Struct, frozen=True):
     timers: Timers
     slots: int
     limits: Limits = LIMITS
-
-
-def _refuse(request: Submit | Admit | SetWeights, code: str, sentence: str, out: Outbox) -> bool:
-    out.at_once.append(Answer(request.ticket, problem=Problem(code, sentence)))
-    return False
 
 
 class Node:
@@ -135,14 +125,14 @@ class Node:
         self.dialling = Dialling(self.book, self.peers, self.sync, timers)
         self.owner = Owner(self.book, limits)
         self.submissions = Submissions(self.book, self.peers, self.owner, timers, limits)
+        self.requests = Requests(self.book, self.submissions, limits)
         self.stopping = False
         self.disk_full = False
         self._verify = verifier
         self._capabilities: CapabilitiesAdvertised | None = None
-        self._opened = False
-        self._opening: list[Submit | Admit | SetWeights | Cancel] = []
         self._started_s = now.mono_s
         self._last_tick_s = now.mono_s
+        self._due_s = now.mono_s
         self._stop_by_s = 0.0
         self._stop_heard_s = 0.0
         self._stopped = False
@@ -161,10 +151,10 @@ class Node:
             AddressesLearned: self._addresses,
             Committed: self._committed,
             CommitFailed: self._commit_failed,
-            Submit: self._submit,
-            Cancel: self._cancel,
-            Admit: self._admit,
-            SetWeights: self._set_weights,
+            Submit: self.requests.take,
+            Cancel: self.requests.take,
+            Admit: self.requests.take,
+            SetWeights: self.requests.take,
             Advertise: self._advertise,
             SampleTaken: self._sample,
             AttemptEnded: self._attempt_ended,
@@ -184,16 +174,21 @@ class Node:
         for hash, task_id in self.attempts.by_device.get(self.config.author, {}).items():
             self._stale.append((self.state.tasks[task_id], hash))
 
-    def step(self, input: Input, now: Now, out: Outbox) -> None:
-        """Takes in one thing that happened and adds to `out` what must be done about it."""
+    def step(self, input: Input, now: Now, out: Outbox) -> bool:
+        """Takes in one thing that happened and adds to `out` what must be done about it; False
+        where that was a tick that found nothing to do.
+        """
+        if type(input) is Tick and not self._is_due(now, out):
+            return False
         self._handlers[type(input)](input, now, out)
         self._settle_down(now, out)
+        return True
 
     def found(self, founded: ClusterFounded, now: Now, out: Outbox) -> None:
         """Writes the first event of a cluster of one; only on an empty ledger."""
         self.book.may_write = True
         self.book.write(founded, now, out)
-        self._opened = True
+        self.requests.is_open = True
 
     # What follows from changed records.
 
@@ -227,19 +222,43 @@ class Node:
             self.leader.elect(now, out)
         if went:
             self.leader.give_up_lost(now, out)
+        if came:
+            self.leader.place(now, out)
 
     # Time.
 
-    def _tick(self, _tick: Tick, now: Now, out: Outbox) -> None:
-        late_s = now.mono_s - self._last_tick_s - self.config.timers.tick_s
+    def _is_due(self, now: Now, out: Outbox) -> bool:
+        """Whether a tick finds anything to do, as one in four does; what is not asked for here may
+        come as late as the next heartbeat.
+        """
+        timers = self.config.timers
+        late_s = now.mono_s - self._last_tick_s - timers.tick_s
         self._last_tick_s = now.mono_s
-        if late_s > 4 * self.config.timers.tick_s:
+        if late_s > 4 * timers.tick_s:
             # Not running, this node could hear nobody: that was not their silence.
-            self.peers.forgive(late_s * self.config.timers.starved_factor, now.mono_s)
-        if late_s > self.config.timers.suspect_s:
+            self.peers.forgive(late_s * timers.starved_factor, now.mono_s)
+        if late_s > timers.suspect_s:
             # Others may have taken it for lost meanwhile.
             self.leader.listen(now, out)
-        if not self._opened:
+        if not (
+            now.mono_s >= self._due_s
+            or now.mono_s >= self.heartbeats.due_s
+            or now.mono_s >= self.dialling.due_s
+            or now.mono_s >= self.leader.queue.due_s
+            or self.peers.may_have_changed(now.mono_s)
+            or self.sync.is_behind()
+            or self.submissions.is_waiting
+            or self.device.is_waiting
+            or not self.leader.is_settled
+            or not self.open
+            or self.stopping
+        ):
+            return False
+        self._due_s = now.mono_s + timers.heartbeat_s
+        return True
+
+    def _tick(self, _tick: Tick, now: Now, out: Outbox) -> None:
+        if not self.open:
             self._try_open(now, out)
         if self.peers.may_have_changed(now.mono_s):
             self._refresh_alive(now, out)
@@ -265,8 +284,7 @@ class Node:
         )
         if self.config.author not in self.state.members:
             if waited_s > OWN_HEAD_WAIT_MAX_S:
-                sentence = "No member can be reached who knows this device yet."
-                self._refuse_waiting("not_ready", sentence, out)
+                self.requests.refuse_waiting(UNKNOWN, out)
             return
         if self.disk_full or (not told and waited_s < OWN_HEAD_WAIT_S):
             return
@@ -274,14 +292,7 @@ class Node:
             return
         self._open(now, out)
 
-    def _refuse_waiting(self, code: str, sentence: str, out: Outbox) -> None:
-        waiting, self._opening = self._opening, []
-        for request in waiting:
-            if not isinstance(request, Cancel):
-                _refuse(request, code, sentence, out)
-
     def _open(self, now: Now, out: Outbox) -> None:
-        self._opened = True
         self.book.may_write = True
         self.heartbeats.hasten(now)  # The others give nothing to one that does not write.
         if len(self.state.members) > 1:
@@ -295,14 +306,12 @@ class Node:
             self._write_capabilities(now, out)
         for task in list(self.state.open.values()):
             self.state.touch(task)
-        waiting, self._opening = self._opening, []
-        for request in waiting:
-            self._handlers[type(request)](request, now, out)
+        self.requests.open(now, out)
 
     @property
     def open(self) -> bool:
         """Whether the node takes work and writes."""
-        return self._opened
+        return self.requests.is_open
 
     # Other nodes.
 
@@ -314,7 +323,7 @@ class Node:
 
     def _heads(self, told: HeadsReceived, now: Now, out: Outbox) -> None:
         self.sync.heads(told.peer, told.heads, told.wants_answer, now, out)
-        if not self._opened:
+        if not self.open:
             self._try_open(now, out)
 
     def _ack(self, ack: AckReceived, now: Now, out: Outbox) -> None:
@@ -373,7 +382,8 @@ class Node:
         self.book.commit(dict(committed.heads))
         if self.disk_full:
             self.disk_full = False
-            self.book.may_write = self._opened
+            self.requests.refusal = STOPPING if self.stopping else None
+            self.book.may_write = self.open
             for task in self.state.open.values():
                 self.state.touch(task)
         self.submissions.answer_held(now, out)
@@ -381,7 +391,8 @@ class Node:
     def _commit_failed(self, failed: CommitFailed, now: Now, out: Outbox) -> None:
         self.disk_full = True
         self.book.may_write = False
-        self._refuse_waiting("disk_full", DISK_FULL, out)
+        self.requests.refusal = self.requests.refusal or DISK_FULL
+        self.requests.refuse_waiting(DISK_FULL, out)
         # It is chained, so it is written, and runs, if there is room before this node ends.
         sentence = (
             "The ledger's disk is full, so the work is not accepted. It may still run once there is"
@@ -389,63 +400,6 @@ class Node:
         )
         self.submissions.fail(Problem(failed.code, sentence), out)
         self.heartbeats.send(now, out)
-
-    # People and programs.
-
-    def _may_take(self, request: Submit | Admit | SetWeights, out: Outbox) -> bool:
-        if self.stopping:
-            return _refuse(request, "stopping", "This node is stopping and takes nothing new.", out)
-        if self.disk_full:
-            return _refuse(request, "disk_full", DISK_FULL, out)
-        if self._opened:
-            return True
-        if len(self._opening) >= OPENING_MAX:
-            return _refuse(request, "not_ready", "The node is starting.", out)
-        self._opening.append(request)
-        return False
-
-    def _may_govern(self, request: Admit | SetWeights, what: str, out: Outbox) -> bool:
-        if not self._may_take(request, out):
-            return False
-        me = self.state.members.get(self.config.author)
-        if me is None or me.role != "admin":
-            return _refuse(request, "not_allowed", f"Only an admin's device can {what}.", out)
-        return True
-
-    def _submit(self, request: Submit, now: Now, out: Outbox) -> None:
-        if self._may_take(request, out):
-            self.submissions.submit(request, now, out)
-
-    def _cancel(self, cancel: Cancel, now: Now, out: Outbox) -> None:
-        if not self._opened and len(self._opening) < OPENING_MAX:
-            self._opening.append(cancel)
-            return
-        task = self.state.tasks.get(cancel.task)
-        if (
-            task is not None
-            and task.settled is None
-            and task.cancel is None
-            and self.book.may_write
-        ):
-            self.book.write(CancelRequested(cancel.task), now, out)
-
-    def _admit(self, admit: Admit, now: Now, out: Outbox) -> None:
-        if not self._may_govern(admit, "let others in", out):
-            return
-        if admit.invite in self.state.invites_used:
-            _refuse(admit, "invite_used", "This invite was used before.", out)
-        elif len(self.state.members) >= self.config.limits.members_max:
-            _refuse(admit, "not_allowed", "The cluster has as many members as it may.", out)
-        else:
-            self.book.write(InviteUsed(admit.invite, admit.member), now, out)
-            self.book.write(MemberAdmitted(admit.member, admit.name, admit.role), now, out)
-            out.then.append(Answer(admit.ticket, True))
-
-    def _set_weights(self, change: SetWeights, now: Now, out: Outbox) -> None:
-        if not self._may_govern(change, "change the weights", out):
-            return
-        self.book.write(WeightsChanged(change.kind, dict(change.weights)), now, out)
-        out.then.append(Answer(change.ticket, True))
 
     # This device.
 
@@ -477,6 +431,7 @@ class Node:
         if self.stopping:
             return
         self.stopping = True
+        self.requests.refusal = STOPPING
         self._stop_by_s = now.mono_s + self.config.timers.stop_s
         self._stop_heard_s = now.mono_s + STOP_HEARD_S
         self.leader.stop()

@@ -9,6 +9,7 @@ between equals the submitter who was served least goes first. All times are the 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -87,6 +88,11 @@ class Queue:
         self._order += 1
         self._delays[task] = until_s
         heapq.heappush(self._delayed, (until_s, self._order, task))
+
+    @property
+    def due_s(self) -> float:
+        """When the next of those that wait for a time may be due."""
+        return self._delayed[0][0] if self._delayed else math.inf
 
     def due(self, now_s: float) -> Iterator[TaskId]:
         """Takes out the tasks whose time has come."""

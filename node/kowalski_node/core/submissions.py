@@ -159,6 +159,11 @@ class Submissions:
                 out.at_once.append(Answer(accepted.ticket, problem=problem))
         self._unanswered = [a for a in self._unanswered if a.seq <= committed]
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self._unanswered)
+
     def answer_held(self, now: Now, out: Outbox) -> None:
         """Answers what is held widely enough, or has waited long enough; called when heads move."""
         if not self._unanswered:
