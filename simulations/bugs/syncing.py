@@ -114,8 +114,8 @@ SYNCING: Final = (
         ),
         Change(
             "core.node:Node._try_open",
-            "if waited_s < OWN_HEAD_WAIT_MAX_S and any(",
-            "if False and any(",
+            "if more_may_come and waited_s < OWN_HEAD_WAIT_MAX_S:",
+            "if False:",
         ),
         where=Options(seed=0, faults=("restored_backup", "connection_reset")),
     ),

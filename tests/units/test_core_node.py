@@ -157,6 +157,26 @@ def test_a_node_waits_longer_where_somebody_has_more_of_its_own_feed() -> None:
 # A node that stops.
 
 
+def test_a_node_waits_for_the_heads_of_those_that_have_just_connected() -> None:
+    """Else one that was set back would write over what they are about to tell it."""
+    bench = Bench(3, alive=False)
+    bench.pass_time(0.9, heard=False)
+    bench.give(ins.PeerConnected(bench.others[0].author, "memory"))
+    bench.pass_time(0.5, heard=False)
+    assert not bench.node.open
+    bench.give(ins.HeadsReceived(bench.others[0].author, {}, False))
+    assert bench.node.open
+
+
+def test_a_member_that_connects_and_tells_nothing_holds_nobody_up_for_long() -> None:
+    bench = Bench(3, alive=False)
+    bench.give(ins.PeerConnected(bench.others[0].author, "memory"))
+    bench.pass_time(9.5, heard=False)
+    assert not bench.node.open
+    bench.pass_time(1.0, heard=False)
+    assert bench.node.open
+
+
 def test_a_second_stop_changes_nothing() -> None:
     bench = Bench(1)
     bench.give(ins.Stop(), ins.Stop())

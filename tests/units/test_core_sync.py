@@ -221,7 +221,12 @@ def test_a_frame_of_the_own_feed_that_this_node_did_not_write_is_refused() -> No
     before = scene.reach(Feed(scene.me.author, TASK))
     for first in (1, before + 1, before + 5):
         scene.give(ins.FrameReceived(scene.third.author, scene.frame(twin, first)))
-    assert set(scene.reasons()) == {"a frame of our own feed that this node did not write"}
+    charges = {(charge.peer, charge.reason) for charge in scene.effects(fx.Charge)}
+    assert charges == {(None, "a frame of our own feed that this node did not write")}
+    forged = bytearray(scene.frame(twin, before + 1))
+    forged[-10] ^= 1
+    scene.give(ins.FrameReceived(scene.third.author, bytes(forged)))
+    assert scene.effects(fx.Charge)[-1] == fx.Charge(scene.third.author, "signature")
     assert scene.reach(Feed(scene.me.author, TASK)) == before
     scene.heads(scene.third, 20, feed=Feed(scene.me.author, TASK))
     scene.tick(1.0)

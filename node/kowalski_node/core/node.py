@@ -72,7 +72,9 @@ OWN_HEAD_WAIT_S = 1.0
 4).
 """
 OWN_HEAD_WAIT_MAX_S = 10.0
-"""The same where somebody is known to hold more of the own feed than this node."""
+"""The same where somebody is known to hold more of the own feed than this node, or is connected and
+about to tell.
+"""
 ARRIVALS = 5.0
 """How long, in `suspect_s`, a starting node waits for members whose connections are being made
 before it leads without them: a handshake takes a busy machine a second or two.
@@ -277,18 +279,20 @@ class Node:
         """Begins to write once the others were asked how far the own feeds reach."""
         own = [Feed(self.config.author, topic) for topic in FEED_TOPICS]
         waited_s = now.mono_s - self._started_s
-        others = [a for a in self.state.members if a != self.config.author]
-        told = all(
-            (peer := self.peers.by_author.get(a)) is not None and peer.heads_at_s is not None
-            for a in others
-        )
+        others = [
+            self.peers.by_author.get(a) for a in self.state.members if a != self.config.author
+        ]
+        told = all(peer is not None and peer.heads_at_s is not None for peer in others)
         if self.config.author not in self.state.members:
             if waited_s > OWN_HEAD_WAIT_MAX_S:
                 self.requests.refuse_waiting(UNKNOWN, out)
             return
         if self.disk_full or (not told and waited_s < OWN_HEAD_WAIT_S):
             return
-        if waited_s < OWN_HEAD_WAIT_MAX_S and any(self.sync.lagging(feed) for feed in own):
+        more_may_come = any(self.sync.lagging(feed) for feed in own) or any(
+            peer is not None and peer.connected and peer.heads_at_s is None for peer in others
+        )
+        if more_may_come and waited_s < OWN_HEAD_WAIT_MAX_S:
             return
         self._open(now, out)
 

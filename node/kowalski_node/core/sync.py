@@ -108,8 +108,11 @@ class Sync:
                 raise Malformed("fork: two events of one author, topic and seq")
             return
         if author == self._book.author and header.topic in self._book.written:
-            # Somebody holds more of our own feed than we do: a restored backup or a second process.
-            out.at_once.append(Charge(peer, "a frame of our own feed that this node did not write"))
+            # Somebody holds more of our own feed than we do: a restored backup or a second process,
+            # and not the doing of who passed it on.
+            if not check_signature(header, self._verify):
+                raise Malformed("signature")
+            out.at_once.append(Charge(None, "a frame of our own feed that this node did not write"))
             return
         if end is None or header.first_seq > end.seq + 1:
             self._hold(feed, header, data, now)
