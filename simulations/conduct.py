@@ -145,11 +145,16 @@ class Conduct:
 
 
 def unaware(devices: list[Device], conduct: Conduct, settled_s: float) -> tuple[Any, Any] | None:
-    """Two devices, both up for so long, of which the first does not count on the second."""
+    """Two devices, both up for so long, of which the first does not count on the second.
+
+    Who was admitted by an event that went with a disk, or that lies on a branch, is no member to
+    the others, who can't know better.
+    """
     ready = [device for device in devices if conduct.up_s(device) >= settled_s]
     authors: dict[Author, Device] = {device.author: device for device in ready}
     for device in ready:
         for author, other in authors.items():
-            if other is not device and author not in device.core.peers.alive:
+            is_member = author in device.core.state.members
+            if other is not device and is_member and author not in device.core.peers.alive:
                 return device, other
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from kowalski_ledger.state import Task
@@ -21,6 +22,8 @@ WELL_S = 900.0
 """Whatever runs, waits and is tried again must have ended by then: the longest run takes a minute,
 a task that kills its hosts takes them five seconds each time, and is tried nine times.
 """
+STALLED_S = 120.0
+"""Past that, as few devices as are left may take longer, while task after task ends."""
 
 
 class _Fault(NamedTuple):
@@ -44,8 +47,14 @@ class Liveness:
             world.restart(device)
         began_s = world.agenda.now_s
         fault: _Fault | None = _Fault("nothing was looked at")
-        while fault is not None and world.agenda.now_s < began_s + WELL_S:
+        until_s = began_s + WELL_S
+        fewest = math.inf
+        while fault is not None and world.agenda.now_s < until_s:
             world.agenda.run_until(world.agenda.now_s + LOOK_S)
+            left = sum(len(device.core.state.open) for device in self._live())
+            if left < fewest:
+                fewest = left
+                until_s = max(until_s, world.agenda.now_s + STALLED_S)
             fault = self._disagreement() or self._unfinished()
             if world.agenda.now_s - began_s >= AWARE_S:
                 self._check_aware()
@@ -108,7 +117,14 @@ class Liveness:
         """Whether nobody is left who could end it, or run it."""
         if self._world.checks.forked or task.submitted_hash is None or task.owner in owners:
             return True
-        return task.spec is not None and task.spec.requires.get("device") in names
+        spec = task.spec
+        if spec is None:
+            return False
+        # What must not be tried again waits for the device that has the result.
+        kept = any(
+            a.end is not None and a.end.is_blob and a.device in owners for a in task.attempts
+        )
+        return spec.requires.get("device") in names or (spec.failover == "fail" and kept)
 
     def _judge(self) -> None:
         world, live = self._world, self._live()

@@ -396,6 +396,7 @@ def test_a_violation_is_found(
     # Nothing that was tampered with is mended before it is judged.
     monkeypatch.setattr(liveness, "LOOK_S", 1e-6)
     monkeypatch.setattr(liveness, "WELL_S", 1e-6)
+    monkeypatch.setattr(liveness, "STALLED_S", 1e-6)
     with pytest.raises(Broken) as raised:
         tamper(world)
     assert raised.value.check == check

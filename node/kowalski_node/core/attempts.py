@@ -78,6 +78,10 @@ class Attempts:
         self.open: dict[EventHash, tuple[TaskId, Author, str]] = {}
         """Attempt -> (task, device, class of runs)"""
         self.by_device: dict[Author, dict[EventHash, TaskId]] = {}
+        self.kept: dict[Author, dict[EventHash, TaskId]] = {}
+        """Attempts whose result is a blob that perhaps their device alone has: the task has not
+        settled.
+        """
         self.counts: dict[Author, int] = {}
         """How many attempts are under way on each device."""
         self.completed: dict[Author, int] = {}
@@ -102,6 +106,12 @@ class Attempts:
                 self.by_device[attempt.device].pop(attempt.hash, None)
                 self.counts[attempt.device] -= 1
                 self._learn(kind, attempt)
+            end = attempt.end
+            if end is not None and end.is_blob and end.kind == "completed":
+                if not settled:
+                    self.kept.setdefault(attempt.device, {})[attempt.hash] = task.id
+                elif attempt.device in self.kept:
+                    self.kept[attempt.device].pop(attempt.hash, None)
 
     def _learn(self, kind: str, attempt: Attempt) -> None:
         end = attempt.end

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from kowalski_ledger.state import Claim, State, Task
+from kowalski_ledger.state import Attempt, Claim, State, Task
 from kowalski_protocol.codec import encode
 from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
 from kowalski_protocol.ids import Author, EventHash, TaskId
@@ -207,11 +207,11 @@ class Leader:
         """Marks the attempts of devices that are gone, and queues their tasks again."""
         if not self.is_ready or not self._book.may_write:
             return
-        for device, open_attempts in list(self._attempts.by_device.items()):
-            if device in self._peers.present:
-                continue
-            for task_id in list(open_attempts.values()):
-                self.consider(self._book.state.tasks[task_id], now, out)
+        attempts = self._attempts
+        for device in {*attempts.by_device, *attempts.kept} - self._peers.present:
+            for kept in (attempts.by_device.get(device, {}), attempts.kept.get(device, {})):
+                for task_id in list(kept.values()):
+                    self.consider(self._book.state.tasks[task_id], now, out)
 
     def consider(self, task: Task, now: Now, out: Outbox) -> None:
         """Looks at a task whose record has changed: does it need a place?"""
@@ -243,7 +243,9 @@ class Leader:
                 lost.append(attempt.device)
             elif end is not None:
                 if end.kind == "completed":
-                    return False
+                    if not self._is_out_of_reach(task, attempt):
+                        return False
+                    lost.append(attempt.device)
                 failures += end.kind == "failed"
             elif attempt.device in self._peers.present:
                 under_way = True
@@ -256,6 +258,20 @@ class Leader:
         if spec.failover == "fail" and lost:
             return False
         return not takes_devices(lost, self._limits)
+
+    def _is_out_of_reach(self, task: Task, attempt: Attempt) -> bool:
+        """Whether only a device that is gone has the result that the owner waits for.
+
+        An owner that is away waits for nothing: its task is not run again for its sake.
+        """
+        end = attempt.end
+        return (
+            end is not None
+            and end.is_blob
+            and attempt.device != task.owner
+            and attempt.device not in self._peers.present
+            and task.owner in self._peers.present
+        )
 
     def _backoff_s(self, task: Task) -> float:
         spec = task.spec

@@ -31,6 +31,8 @@ class Owner:
         self._book = book
         self._limits = limits
         self._fetching: set[TaskId] = set()
+        self._turns: dict[TaskId, int] = {}
+        """How often a result of each of these was asked for."""
         self._have: set[bytes] = set()
         self._again_at_s: dict[TaskId, float] = {}
         """Tasks whose result could not be fetched, and when it is asked for again."""
@@ -50,13 +52,14 @@ class Owner:
         outcome, attempt, code = verdict
         body = TaskSettled(task.id, task.tenure, outcome, attempt.hash if attempt else b"", code)
         self._book.write(body, now, out)
+        self._turns.pop(task.id, None)
         if attempt is not None and attempt.end is not None:
             self._have.discard(attempt.end.result_hash)
 
     def _verdict(self, task: Task, out: Outbox) -> tuple[str, Attempt | None, str] | None:
         spec = task.spec
         assert spec is not None, "only what is settled has none"
-        completed: tuple[int, EventHash, Attempt, End] | None = None
+        completed: list[tuple[int, EventHash, Attempt, End]] = []
         failed: list[tuple[int, Attempt, End]] = []
         lost: list[Author] = []
         for attempt in task.attempts:
@@ -66,13 +69,16 @@ class Owner:
             elif end is None:
                 continue
             elif end.kind == "completed":
-                if completed is None or (end.hlc, end.hash) < completed[:2]:
-                    completed = (end.hlc, end.hash, attempt, end)
+                completed.append((end.hlc, end.hash, attempt, end))
             elif end.kind == "failed":
                 failed.append((end.hlc, attempt, end))
-        if completed is not None:
-            _, _, attempt, end = completed
-            return ("completed", attempt, "") if self._has_result(task, attempt, end, out) else None
+        if completed:
+            completed.sort(key=lambda found: found[:2])
+            for _, _, attempt, end in completed:
+                if self._has_result(attempt, end):
+                    return "completed", attempt, ""
+            self._fetch(task, [attempt for _, _, attempt, _ in completed], out)
+            return None
         if task.cancel is not None:
             return "cancelled", None, "cancelled"
         if len(failed) >= spec.max_attempts:
@@ -84,13 +90,20 @@ class Owner:
             return "dead", None, "device_lost"
         return None
 
-    def _has_result(self, task: Task, attempt: Attempt, end: End, out: Outbox) -> bool:
-        if not end.is_blob or attempt.device == self._book.author or end.result_hash in self._have:
-            return True
-        if task.id not in self._fetching:
-            self._fetching.add(task.id)
-            out.at_once.append(FetchBlob(end.result_hash, task.id, attempt.device))
-        return False
+    def _has_result(self, attempt: Attempt, end: End) -> bool:
+        here = attempt.device == self._book.author or end.result_hash in self._have
+        return here or not end.is_blob
+
+    def _fetch(self, task: Task, completed: list[Attempt], out: Outbox) -> None:
+        """Asks for one result at a time; the next time for that of another device, if there is."""
+        if task.id in self._fetching:
+            return
+        self._fetching.add(task.id)
+        turn = self._turns.get(task.id, 0)
+        self._turns[task.id] = turn + 1
+        attempt = completed[turn % len(completed)]
+        assert attempt.end is not None
+        out.at_once.append(FetchBlob(attempt.end.result_hash, task.id, attempt.device))
 
     def blob_arrived(self, blob: bytes, task_id: TaskId, ok: bool, now: Now, out: Outbox) -> None:
         """A result came, or could not be had now: then it is asked for again in a while."""
