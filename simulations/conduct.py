@@ -154,7 +154,8 @@ def unaware(devices: list[Device], conduct: Conduct, settled_s: float) -> tuple[
     authors: dict[Author, Device] = {device.author: device for device in ready}
     for device in ready:
         for author, other in authors.items():
-            is_member = author in device.core.state.members
-            if other is not device and is_member and author not in device.core.peers.alive:
+            if other is device or author in device.core.peers.alive:
+                continue
+            if device.author in other.core.state.members and author in device.core.state.members:
                 return device, other
     return None
