@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -26,17 +25,14 @@ from typing import Final
 
 import msgspec
 
+from kowalski_executors.bootstrap import Bootstrap
 from kowalski_executors.interpreter import Interpreter
 from kowalski_executors.limits import Limits
+from kowalski_executors.namespaces import WORK_FOLDER, WRITABLE, Namespaces
+from kowalski_executors.process_cell import ProcessCell
 from kowalski_executors.seccomp import filter_program
 from kowalski_executors.user_mapping import SANDBOX_ID, UserMapping
 from kowalski_protocol.errors import Problem
-
-WORK_FOLDER: Final = "/task"
-"""Where a program starts, and the only folder that is its own."""
-
-WRITABLE: Final = (WORK_FOLDER, "/tmp", "/dev/shm")
-"""The file systems that a program may write to."""
 
 _ENVIRONMENT: Final[Mapping[str, str]] = {
     "HOME": WORK_FOLDER,
@@ -67,6 +63,7 @@ class Bubblewrap:
     def __init__(
         self,
         executable: Path,
+        bootstrap: Bootstrap,
         interpreter: Interpreter,
         shown: Path | None,
         mapping: UserMapping | None,
@@ -75,9 +72,10 @@ class Bubblewrap:
     ) -> None:
         self.own_users = mapping is not None
         """Whether a program runs under a user that owns nothing outside."""
+        self._bootstrap = bootstrap
         self._mapping = mapping
         self._interpreter = interpreter
-        self._kernel_counts_processes = kernel_counts_processes or mapping is not None
+        self.kernel_counts_processes = kernel_counts_processes or mapping is not None
         self._static = [
             str(executable),
             "--unshare-pid",
@@ -94,48 +92,36 @@ class Bubblewrap:
             "ALL",
             *_read_only_view(shown),
         ]
+        self.filter_program = filter_program(machine) if machine is not None else b""
+        """The filter on system calls; empty where there is none for this machine."""
         self._filter: int | None = None
-        if machine is not None:
+        if self.filter_program:
             self._filter = os.memfd_create("kowalski-system-calls", os.MFD_CLOEXEC)
             weakref.finalize(self, os.close, self._filter)
-            os.write(self._filter, filter_program(machine))
+            os.write(self._filter, self.filter_program)
 
     @asynccontextmanager
     async def open(self, limits: Limits) -> AsyncIterator[BubblewrapCell]:
         """Opens a cell. Raises Problem where this device runs as many programs as it may."""
         with ExitStack() as closing:
-            user = SANDBOX_ID
-            names = ["--unshare-user"]
-            inherited: list[int] = []
-            if self._mapping is not None:
-                taken = self._mapping.take()
-                if taken is None:
-                    raise Problem("executor_failed", "This device runs too many programs at once.")
-                closing.callback(self._mapping.give_back, taken)
-                user = taken
-                names = ["--userns", str(self._mapping.namespace)]
-                inherited.append(self._mapping.namespace)
+            users, inherited = self._user(closing)
             # A file, not a pipe: bubblewrap would break off at a pipe that the node's death has
             # closed, and leave behind a child that waits for it.
             info = os.memfd_create("kowalski-sandbox", os.MFD_CLOEXEC)
             closing.callback(os.close, info)
-            lifeline_read, lifeline_write = os.pipe2(os.O_CLOEXEC)
-            cell = BubblewrapCell(
-                info, lifeline_read, lifeline_write, self._kernel_counts_processes
-            )
+            cell = BubblewrapCell(self._bootstrap, info, self.kernel_counts_processes)
             closing.callback(cell.close)
-            inherited += [info, lifeline_read]
-            options = ["--uid", str(user), "--gid", str(user), "--info-fd", str(info)]
+            options = ["--info-fd", str(info)]
             if self._filter is not None:
                 # A descriptor with an offset of its own: bubblewrap reads it to its end.
                 opened = os.open(f"/proc/self/fd/{self._filter}", os.O_RDONLY | os.O_CLOEXEC)
                 cell.given_up_at_start.append(opened)
                 inherited.append(opened)
                 options += ["--seccomp", str(opened)]
-            cell.descriptors = inherited
+            cell.inherited = [*inherited, info]
             cell.command = [
                 *self._static,
-                *names,
+                *users,
                 *options,
                 *_memory_file_systems(limits),
                 "--chdir",
@@ -145,65 +131,57 @@ class Bubblewrap:
             ]
             yield cell
 
+    def outer_command(self, closing: ExitStack) -> tuple[list[str], list[int]]:
+        """The interpreter in a sandbox for a zygote, and the descriptors that it inherits.
 
-class BubblewrapCell:
+        Without a filter, since its children make namespaces; with an uncovered /proc, since the
+        kernel lets nobody mount another one who can't see all of this one; and with nothing to
+        write to. What the sandbox needs as long as it stands is put into `closing`.
+        """
+        users, inherited = self._user(closing)
+        folders = [word for path in WRITABLE for word in ("--dir", path)]
+        executable = str(self._interpreter.executable)
+        return [*self._static, *users, *folders, "--remount-ro", "/", "--", executable], inherited
+
+    def _user(self, closing: ExitStack) -> tuple[list[str], list[int]]:
+        """Options for the user that a program runs as, and the descriptors that they name."""
+        if self._mapping is None:
+            return ["--unshare-user", "--uid", str(SANDBOX_ID), "--gid", str(SANDBOX_ID)], []
+        user = self._mapping.take()
+        if user is None:
+            raise Problem("executor_failed", "This device runs too many programs at once.")
+        closing.callback(self._mapping.give_back, user)
+        namespace = self._mapping.namespace
+        return ["--userns", str(namespace), "--uid", str(user), "--gid", str(user)], [namespace]
+
+
+class BubblewrapCell(ProcessCell):
     """One set of namespaces. Its process 1 is known as soon as bubblewrap has made them."""
 
-    directory: Path | None = None
-
-    def __init__(
-        self, info: int, lifeline_read: int, lifeline_write: int, kernel_counts_processes: bool
-    ) -> None:
-        self.command: Sequence[str] = ()
-        self.descriptors: Sequence[int] = ()
-        self.environment: Mapping[str, str] = {}
+    def __init__(self, bootstrap: Bootstrap, info: int, kernel_counts_processes: bool) -> None:
+        super().__init__(bootstrap)
         self.kernel_counts_processes = kernel_counts_processes
-        self.lifeline = lifeline_read
-        self.given_up_at_start = [lifeline_read]
-        self._lifeline_write: int | None = lifeline_write
         self._info = info
-        self._first: int | None = None
-        self._first_descriptor: int | None = None
-        self._monitor: subprocess.Popen[bytes] | None = None
-        self._volumes: list[int] | None = None
-
-    def started(self, process: subprocess.Popen[bytes]) -> None:
-        self._monitor = process
-        self._give_up()
+        self._namespaces: Namespaces | None = None
 
     def root(self) -> int | None:
-        monitor = self._monitor
-        if self._first_descriptor is None and monitor is not None and monitor.returncode is None:
+        monitor = self.process
+        if self._namespaces is None and monitor is not None and monitor.returncode is None:
             # bubblewrap writes this before it lets process 1 go on, and it is that process's
             # parent: while it is not reaped itself, the number is not given to another process.
             with suppress(msgspec.MsgspecError, OSError):
                 first = msgspec.json.decode(os.pread(self._info, 4096, 0), type=_Info).first
-                self._first_descriptor = os.pidfd_open(first)
-                self._first = first
-        return self._first_descriptor
+                self._namespaces = Namespaces(first, os.pidfd_open(first))
+        return self._namespaces.descriptor if self._namespaces is not None else None
 
     def process_folders(self) -> list[Path]:
-        if self.root() is None:
-            return []
-        # Process 1's own view of /proc shows exactly the processes of its namespace.
-        folder = Path("/proc", str(self._first), "root", "proc")
-        try:
-            return [folder / name for name in os.listdir(folder) if name.isdecimal()]  # noqa: PTH208
-        except OSError:
-            return []
+        return self._namespaces.process_folders() if self.root() and self._namespaces else []
 
     def volumes(self) -> Sequence[int]:
-        if self._volumes is None and self.root() is not None:
-            self._volumes = []
-            base = Path("/proc", str(self._first), "root")
-            with suppress(OSError):
-                for path in WRITABLE:
-                    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-                    self._volumes.append(os.open(f"{base}{path}", flags))
-        return self._volumes or ()
+        return self._namespaces.volumes() if self.root() and self._namespaces else ()
 
     def kill(self, *, insist: bool = False) -> None:
-        monitor = self._monitor
+        monitor = self.process
         if monitor is None:
             return
         first = self.root()
@@ -215,24 +193,13 @@ class BubblewrapCell:
             # two die together; after that, it finds its lifeline cut.
             with suppress(ProcessLookupError):
                 os.killpg(monitor.pid, signal.SIGKILL)
-        self._cut()
+        super().kill()
 
     def close(self) -> None:
-        """Gives all descriptors back."""
-        self._give_up()
-        self._cut()
-        for descriptor in (self._first_descriptor, *(self._volumes or ())):
-            if descriptor is not None:
-                os.close(descriptor)
-
-    def _cut(self) -> None:
-        if self._lifeline_write is not None:
-            os.close(self._lifeline_write)
-            self._lifeline_write = None
-
-    def _give_up(self) -> None:
-        while self.given_up_at_start:
-            os.close(self.given_up_at_start.pop())
+        super().close()
+        if self._namespaces is not None:
+            self._namespaces.close()
+            self._namespaces = None
 
 
 def _read_only_view(shown: Path | None) -> list[str]:
@@ -247,9 +214,7 @@ def _read_only_view(shown: Path | None) -> list[str]:
     options += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     if shown is not None:
         options += ["--ro-bind", str(shown), str(shown)]
-    # What lies over process 1 hides its memory, its descriptors and its command line.
     options += ["--proc", "/proc"]
-    options += ["--size", "4096", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
     for name in _DEVICES:
         options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for name, target in _LINKS_IN_DEV.items():
@@ -260,11 +225,19 @@ def _read_only_view(shown: Path | None) -> list[str]:
     return options
 
 
+def file_system_sizes(limits: Limits) -> list[tuple[str, int]]:
+    """The file systems in memory that a program may write to, and the bytes that each may hold."""
+    return [
+        (path, limits.work_folder_bytes if path == WORK_FOLDER else limits.scratch_bytes)
+        for path in WRITABLE
+    ]
+
+
 def _memory_file_systems(limits: Limits) -> list[str]:
     """Returns the options for what a program may write to, and for nothing else being writable."""
-    options: list[str] = []
-    for path in WRITABLE:
-        size = limits.work_folder_bytes if path == WORK_FOLDER else limits.scratch_bytes
+    # What lies over process 1 hides its memory, its descriptors and its command line.
+    options = ["--size", "4096", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
+    for path, size in file_system_sizes(limits):
         mode = "0755" if path == WORK_FOLDER else "1777"
         options += ["--perms", mode, "--size", str(size), "--tmpfs", path]
     # The root is a file system in memory as well, without a bound, and would belong to the program.

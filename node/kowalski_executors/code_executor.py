@@ -19,7 +19,7 @@ from kowalski_executors.confinement import Confinement
 from kowalski_executors.limits import MEBIBYTE, Limits, limits_for
 from kowalski_executors.payloads import Program, read_payload
 from kowalski_executors.sandbox_probe import Probed, probe_sandbox, probe_unsandboxed
-from kowalski_executors.supervisor import Cause, Ending, compile_driver, supervise
+from kowalski_executors.supervisor import Cause, Ending, supervise
 from kowalski_node.executor import Attempt, Capabilities, Completed, Context, Failed, Outcome
 from kowalski_protocol.errors import Problem
 
@@ -32,21 +32,21 @@ class CodeExecutor:
 
     name = "code"
 
-    def __init__(self, *, work_root: Path, unsandboxed: bool = False) -> None:
+    def __init__(self, *, work_root: Path, unsandboxed: bool = False, warm: bool = True) -> None:
         self._work_root = work_root
         self._unsandboxed = unsandboxed
+        self._warm = warm
         self._probing = trio.Lock()
         self._probed: Probed | None = None
-        self._driver = b""
 
     async def probe(self) -> Capabilities:
         """Runs a program, once, and says what it may count on. Returns within 5 s."""
         async with self._probing:
             if self._probed is None:
-                probe = probe_unsandboxed if self._unsandboxed else probe_sandbox
-                self._probed = await probe(self._work_root)
-                if self._probed.confinement is not None:
-                    self._driver = compile_driver()
+                if self._unsandboxed:
+                    self._probed = await probe_unsandboxed(self._work_root)
+                else:
+                    self._probed = await probe_sandbox(self._work_root, warm=self._warm)
         return self._probed.capabilities
 
     async def run(self, attempt: Attempt, context: Context) -> Outcome:
@@ -70,7 +70,7 @@ class CodeExecutor:
     async def _run(
         self, confinement: Confinement, program: Program, limits: Limits, context: Context
     ) -> Outcome:
-        ending = await supervise(confinement, self._driver, program, limits, context)
+        ending = await supervise(confinement, program, limits, context)
         stdout = ending.stdout.decode("utf-8", "replace")
         stderr = ending.stderr.decode("utf-8", "replace")
         failure = _stopped(ending, limits) if ending.cause is not None else _failed(ending, limits)

@@ -1,51 +1,60 @@
 """What every way of holding a program has in common, so that one supervisor serves them all.
 
-A `Confinement` is made once and says how strong it is. For each run it opens a `Cell`: the command
-that starts the driver in it, a way to find all its processes from outside, and a way to end all of
-them, whatever they did to get away. A cell is closed when nothing runs in it any more, and then
-nothing of it is left.
+A `Confinement` is made once and says how strong it is. For each run it opens a `Cell`: a way to
+start the driver in it, to find all its processes from outside, and to end all of them, whatever
+they did to get away. A cell is closed when nothing runs in it any more, and then nothing of it is
+left.
 """
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kowalski_executors.limits import Limits
+
+KILLED = 137
+"""The status of what was killed before it could say one: 128 + SIGKILL."""
+
+
+class Ends(NamedTuple):
+    """The program's ends of its pipes, as descriptors of this process; their maker closes them."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    request: int
+    result: int
 
 
 class Cell(Protocol):
     """The place in which one program runs."""
 
-    command: Sequence[str]
-    """The interpreter, and what must come before it so that it runs in the cell."""
-    lifeline: int
-    """The end of the lifeline that the command inherits, for the warden."""
-    descriptors: Sequence[int]
-    """What the command needs to inherit."""
-    environment: Mapping[str, str]
-    """The whole environment of the command."""
-    directory: Path | None
-    """Where the command starts; None where it goes there by itself."""
     kernel_counts_processes: bool
     """Whether RLIMIT_NPROC, set inside, counts this program's processes alone."""
 
-    def started(self, process: subprocess.Popen[bytes]) -> None:
-        """Is told which process the command became; gives up what only that process needed."""
-        ...
+    async def start(self, ends: Ends, options: Sequence[str]) -> None:
+        """Starts the driver with these ends and options (see `driver.main`).
 
-    def root(self) -> int | None:
-        """Returns a pidfd that becomes readable when everything in the cell has ended; the cell
-        keeps it.
-
-        None where that is the command's own process, or while the cell has no other.
+        Raises OSError where the device can't. Not cancelled half-way: it has started or not.
         """
         ...
 
-    # The next two are asked once the driver stands: before, a process may still see what the
+    async def stands(self) -> None:
+        """Waits until the processes in the cell can be found; asked once the driver has spoken."""
+        ...
+
+    async def wait(self) -> int:
+        """Returns when nothing runs in the cell, with the driver's exit status (128 + the number
+        of a signal).
+
+        May be cancelled and called again.
+        """
+        ...
+
+    # The next two are asked once the cell stands: before, a process may still see what the
     # device sees, and would be counted with everything that runs there.
 
     def process_folders(self) -> list[Path]:

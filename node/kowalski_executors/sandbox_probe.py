@@ -19,22 +19,25 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import trio
+from msgspec import structs
 
+from kowalski_executors.bootstrap import driver
 from kowalski_executors.bubblewrap import Bubblewrap
 from kowalski_executors.confinement import Confinement
 from kowalski_executors.interpreter import find_interpreter, folder_to_show
 from kowalski_executors.limits import MEBIBYTE, Limits
 from kowalski_executors.payloads import Program
 from kowalski_executors.seccomp import machine
-from kowalski_executors.supervisor import Cause, Ending, compile_driver, supervise
+from kowalski_executors.supervisor import Cause, Ending, supervise
 from kowalski_executors.unsandboxed import Unsandboxed
 from kowalski_executors.user_mapping import make_user_mapping
+from kowalski_executors.warm import Warm
 from kowalski_node.executor import Capabilities
 from kowalski_protocol.errors import Problem
 
@@ -170,9 +173,19 @@ class _NoOutput:
         raise Problem("not_found", f"No store for {source}.")
 
 
-async def probe_sandbox(work_root: Path) -> Probed:
-    """Tries a bubblewrap sandbox on this device."""
-    return await _probe(work_root, _make_bubblewrap, _PROGRAM)
+async def probe_sandbox(work_root: Path, *, warm: bool = True) -> Probed:
+    """Tries a bubblewrap sandbox on this device, and whether programs can start warm in it."""
+    cold = await _probe(work_root, _make_bubblewrap, _PROGRAM)
+    outer = cold.confinement
+    if not warm or not isinstance(outer, Bubblewrap):
+        return cold
+    forked = await _probe(work_root, lambda _: Warm(outer), _PROGRAM)
+    if forked.confinement is not None:
+        return forked
+    why = " ".join(forked.capabilities.problems)
+    problem = f"Programs start cold here, which takes some 20 ms more each. {why}"
+    problems = (*cold.capabilities.problems, problem)
+    return replace(cold, capabilities=structs.replace(cold.capabilities, problems=problems))
 
 
 async def probe_unsandboxed(work_root: Path) -> Probed:
@@ -187,7 +200,6 @@ async def _probe(work_root: Path, make: Callable[[Path], Confinement], program: 
             with _canaries(work_root) as asked:
                 ending = await supervise(
                     confinement,
-                    compile_driver(),
                     Program(program.encode(), stdin=json.dumps(asked).encode()),
                     Limits(wall_s=_RUN_S, memory_bytes=_MEMORY_BYTES),
                     _NoOutput(),
@@ -233,6 +245,7 @@ def _make_bubblewrap(work_root: Path) -> Confinement:
     shown = folder_to_show(interpreter, private)
     return Bubblewrap(
         Path(command),
+        driver(),
         interpreter,
         shown,
         make_user_mapping(interpreter.executable),
@@ -245,7 +258,7 @@ def _make_unsandboxed(work_root: Path) -> Confinement:
     if sys.platform != "linux":
         raise Problem("sandbox_unavailable", "Code runs on Linux only in this release.")
     work_root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    confinement = Unsandboxed(find_interpreter(), work_root)
+    confinement = Unsandboxed(driver(), find_interpreter(), work_root)
     confinement.sweep()
     return confinement
 
@@ -316,7 +329,7 @@ def _why_not(ending: Ending) -> tuple[str, str | None]:
 
 def _reservations(confinement: Confinement) -> tuple[str, ...]:
     """Returns what is weaker here than it could be, though programs are confined."""
-    if not isinstance(confinement, Bubblewrap):
+    if not isinstance(confinement, Bubblewrap | Warm):
         return ()
     weaker: list[str] = []
     if machine() is None:

@@ -9,20 +9,16 @@ more: after the kill it waits for the end of the last process.
 
 from __future__ import annotations
 
-import marshal
 import os
-import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from importlib import resources
 from typing import Final
 
 import trio
 
-from kowalski_executors import interpreter
-from kowalski_executors.confinement import Cell, Confinement
+from kowalski_executors.confinement import Cell, Confinement, Ends
 from kowalski_executors.limits import OPEN_FILES_MAX, Limits
 from kowalski_executors.payloads import Program
 from kowalski_executors.usage import measure
@@ -81,34 +77,13 @@ class Ending:
     stderr: bytearray = field(default_factory=bytearray)
 
 
-def compile_driver() -> bytes:
-    """Returns the warden and the driver, compiled: the sandbox then need not, which saves 2 ms a
-    run.
-
-    The interpreter in the cell is of the same build as this process's, so it reads the same
-    bytecode.
-    """
-    folder = resources.files("kowalski_executors")
-    codes = [
-        compile(
-            (folder / f"{name}.py").read_text(encoding="utf-8"),
-            f"<{name}>",
-            "exec",
-            dont_inherit=True,
-            optimize=2,
-        )
-        for name in ("warden", "driver")
-    ]
-    return marshal.dumps(codes)
-
-
 async def supervise(
-    confinement: Confinement, driver: bytes, program: Program, limits: Limits, context: Context
+    confinement: Confinement, program: Program, limits: Limits, context: Context
 ) -> Ending:
     """Runs a program and returns how it ended; never raises for anything that the program does."""
     try:
         async with confinement.open(limits) as cell:
-            return await _Run(cell, program, limits, context).run(driver)
+            return await _Run(cell, program, limits, context).run()
     except OSError as error:  # no descriptors or no processes left: the device's trouble
         return Ending(cause=Cause.NOT_STARTED, detail=str(error))
 
@@ -120,17 +95,12 @@ class _Run:
         self._limits = limits
         self._context = context
         self._ending = Ending()
-        self._process: subprocess.Popen[bytes] | None = None
         self._stands = trio.Event()
 
-    async def run(self, driver: bytes) -> Ending:
+    async def run(self) -> Ending:
         with ExitStack() as closing:
-            streams = self._start(driver, closing)
-            assert self._process is not None
-            exit_descriptor = -1
+            streams = await self._start(closing)
             try:
-                exit_descriptor = os.pidfd_open(self._process.pid)
-                closing.callback(os.close, exit_descriptor)
                 async with trio.open_nursery() as readers:
                     readers.start_soon(self._read_output, streams, "stdout", self._ending.stdout)
                     readers.start_soon(self._read_output, streams, "stderr", self._ending.stderr)
@@ -139,21 +109,16 @@ class _Run:
                         background.start_soon(self._watch)
                         background.start_soon(self._keep_deadline)
                         background.start_soon(self._feed, streams["stdin"])
-                        await self._wait_ended(exit_descriptor)
+                        self._ending.status = await self._cell.wait()
                         background.cancel_scope.cancel()
                     readers.cancel_scope.deadline = trio.current_time() + _DRAIN_S
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._end(exit_descriptor, streams["result"])
+                    await self._end(streams["result"])
         return self._ending
 
-    def _start(self, driver: bytes, closing: ExitStack) -> dict[str, trio.lowlevel.FdStream]:
-        """Starts the command and returns the node's ends of its pipes, closed by `closing`.
-
-        It is started by this very thread, which takes about 0.2 ms: trio's `open_process` would
-        take a worker thread for it, and a signal that is tied to the parent's death, should one
-        ever be used, arrives when *that thread* ends, after 10 s of idleness.
-        """
+    async def _start(self, closing: ExitStack) -> dict[str, trio.lowlevel.FdStream]:
+        """Starts the driver and returns the node's ends of its pipes, closed by `closing`."""
         streams: dict[str, trio.lowlevel.FdStream] = {}
         with ExitStack() as theirs:
 
@@ -163,43 +128,17 @@ class _Run:
                 theirs.callback(os.close, other)
                 streams[name] = trio.lowlevel.FdStream(mine)
                 closing.callback(streams[name].close)
-                # Fits into an empty pipe, so it is there when the interpreter looks.
-                if name == "request" and os.write(mine, driver) != len(driver):
-                    raise OSError("a new pipe holds less than 64 KiB")
                 return other
 
-            stdin = pipe("stdin", to_program=True)
-            stdout = pipe("stdout", to_program=False)
-            stderr = pipe("stderr", to_program=False)
-            request = pipe("request", to_program=True)
-            result = pipe("result", to_program=False)
-            bootstrap = (
-                "import marshal, os\n"
-                f"for code in marshal.loads(os.read({request}, {len(driver)})): exec(code)"
+            ends = Ends(
+                stdin=pipe("stdin", to_program=True),
+                stdout=pipe("stdout", to_program=False),
+                stderr=pipe("stderr", to_program=False),
+                request=pipe("request", to_program=True),
+                result=pipe("result", to_program=False),
             )
-            process = subprocess.Popen(
-                [
-                    *self._cell.command,
-                    *interpreter.FLAGS,
-                    "-c",
-                    bootstrap,
-                    str(self._cell.lifeline),
-                    str(result),
-                    str(request),
-                    str(self._limits.value_bytes),
-                    *_kernel_limits(self._limits, self._cell.kernel_counts_processes),
-                ],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(*self._cell.descriptors, request, result),
-                # Never the node's own environment: it can be read in /proc by what runs inside.
-                env=dict(self._cell.environment),
-                cwd=self._cell.directory,
-                start_new_session=True,
-            )
-        self._process = process
-        self._cell.started(process)
+            bounds = _kernel_limits(self._limits, self._cell.kernel_counts_processes)
+            await self._cell.start(ends, [str(self._limits.value_bytes), *bounds])
         return streams
 
     async def _read_output(
@@ -222,7 +161,7 @@ class _Run:
             # It ended before the driver ran: what it said about that is on stderr.
             self._ending.cause = self._ending.cause or Cause.NOT_STARTED
             return
-        self._cell.root()
+        await self._cell.stands()
         self._stands.set()
         parts = [self._program.code, *self._program.arguments]
         lengths = b" ".join(b"%d" % len(part) for part in parts)
@@ -273,29 +212,15 @@ class _Run:
             self._ending.detail = detail
         self._cell.kill()
 
-    async def _wait_ended(self, exit_descriptor: int) -> None:
-        """Returns when the command's process is reaped and nothing runs in the cell."""
-        assert self._process is not None
-        await trio.lowlevel.wait_readable(exit_descriptor)
-        root = self._cell.root()
-        self._ending.status = self._process.wait()  # has ended, so this only reaps it
-        if root is not None:
-            await trio.lowlevel.wait_readable(root)
-
-    async def _end(self, exit_descriptor: int, result: trio.lowlevel.FdStream) -> None:
+    async def _end(self, result: trio.lowlevel.FdStream) -> None:
         """Kills what is left; called when all is over and when the run is cancelled."""
-        assert self._process is not None
         self._cell.kill()
-        if exit_descriptor < 0:  # this device has no descriptors left: so wait without one
-            self._cell.kill(insist=True)
-            self._process.wait()
-            return
         for patience_s in (_KILL_PATIENCE_S, _KILL_GIVE_UP_S):
             with trio.move_on_after(patience_s):
-                await self._wait_ended(exit_descriptor)
+                await self._cell.wait()
                 if not self._stands.is_set():
-                    # A process that was killed before its number was known here holds this pipe
-                    # until it is gone.
+                    # A process that was killed before it was known here holds this pipe until it
+                    # is gone.
                     while await result.receive_some(_CHUNK_BYTES):
                         pass
                 return

@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from kowalski_executors.bootstrap import Bootstrap
 from kowalski_executors.interpreter import Interpreter
 from kowalski_executors.limits import Limits
+from kowalski_executors.process_cell import ProcessCell
 
 FOLDER_PREFIX: Final = "run-"
 """How the folders of runs are called, so that those which a killed node left can be found."""
@@ -32,7 +33,8 @@ class Unsandboxed:
 
     strength = "unsandboxed"
 
-    def __init__(self, interpreter: Interpreter, work_root: Path) -> None:
+    def __init__(self, bootstrap: Bootstrap, interpreter: Interpreter, work_root: Path) -> None:
+        self._bootstrap = bootstrap
         self._interpreter = interpreter
         self._work_root = work_root
 
@@ -46,49 +48,38 @@ class Unsandboxed:
         """Opens a cell with a folder of its own."""
         folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._work_root))
         try:
-            with ExitStack() as closing:
-                lifeline_read, lifeline_write = os.pipe2(os.O_CLOEXEC)
-                cell = UnsandboxedCell(folder, lifeline_read, lifeline_write)
-                closing.callback(cell.close)
-                cell.command = [str(self._interpreter.executable)]
+            with closing(
+                UnsandboxedCell(self._bootstrap, self._interpreter.executable, folder)
+            ) as cell:
                 yield cell
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(_remove, folder)
 
 
-class UnsandboxedCell:
+class UnsandboxedCell(ProcessCell):
     """One warden and its descendants."""
 
     kernel_counts_processes = False
 
-    def __init__(self, folder: Path, lifeline_read: int, lifeline_write: int) -> None:
-        self.command: Sequence[str] = ()
-        self.descriptors: Sequence[int] = (lifeline_read,)
-        self.directory: Path | None = folder
-        self.environment: Mapping[str, str] = {
+    def __init__(self, bootstrap: Bootstrap, executable: Path, folder: Path) -> None:
+        super().__init__(bootstrap)
+        self.command = [str(executable)]
+        self.directory = folder
+        self.environment = {
             "HOME": str(folder),
             "LANG": "C.UTF-8",
             "MALLOC_ARENA_MAX": "2",
             "PATH": os.defpath,
             "TMPDIR": str(folder),
         }
-        self.lifeline = lifeline_read
-        self._open = [lifeline_write, lifeline_read]
-        self._warden: subprocess.Popen[bytes] | None = None
-
-    def started(self, process: subprocess.Popen[bytes]) -> None:
-        self._warden = process
-        os.close(self._open.pop())
-
-    def root(self) -> int | None:
-        return None
 
     def process_folders(self) -> list[Path]:
-        if self._warden is None or self._warden.returncode is not None:
+        warden = self.process
+        if warden is None or warden.returncode is not None:
             return []
         found: list[Path] = []
-        waiting = [self._warden.pid]
+        waiting = [warden.pid]
         while waiting:
             folder = Path("/proc", str(waiting.pop()))
             with suppress(OSError):
@@ -104,22 +95,17 @@ class UnsandboxedCell:
     def kill(self, *, insist: bool = False) -> None:
         # The warden does the killing when its line is cut: were it killed, its charges would be
         # free.
-        if self._warden is not None and self._open:
-            os.close(self._open.pop())
+        if self.process is not None:
+            super().kill()
         if not insist:
             return
         # It does not come to it, so all that can be found from here is killed.
         for folder in self.process_folders():
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(int(folder.name), signal.SIGKILL)
-        if self._warden is not None and self._warden.returncode is None:
+        if self.process is not None and self.process.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(self._warden.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Gives the descriptors back."""
-        while self._open:
-            os.close(self._open.pop())
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _remove(folder: Path) -> None:

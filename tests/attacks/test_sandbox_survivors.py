@@ -14,6 +14,7 @@ import trio
 from kowalski_executors.code_executor import CodeExecutor
 from tests.ports.executors import (
     CANCEL_S,
+    SANDBOXES,
     Recorder,
     answer,
     attempt,
@@ -29,10 +30,13 @@ from tests.ports.executors import (
 pytestmark = pytest.mark.needs_bubblewrap
 
 
-@pytest.fixture(scope="module")
-def executor(tmp_path_factory: pytest.TempPathFactory) -> CodeExecutor:
+@pytest.fixture(scope="module", params=list(SANDBOXES))
+def executor(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> CodeExecutor:
     """The code executor with its sandbox; it probes itself at its first run."""
-    return CodeExecutor(work_root=tmp_path_factory.mktemp("home") / "work")
+    work_root = tmp_path_factory.mktemp("home") / "work"
+    return CodeExecutor(work_root=work_root, **SANDBOXES[request.param])
 
 
 SURVIVORS = """
@@ -97,7 +101,8 @@ class Context:
         print(data.decode(), end="", flush=True)
 
 async def main():
-    executor = CodeExecutor(work_root=Path(sys.argv[1]), unsandboxed=sys.argv[2] == "unsandboxed")
+    how = {"unsandboxed": {"unsandboxed": True}, "warm": {}, "cold": {"warm": False}}[sys.argv[2]]
+    executor = CodeExecutor(work_root=Path(sys.argv[1]), **how)
     await executor.probe()
     task = Attempt("t", "a", 1, "code", {"language": "python", "code": sys.argv[3]}, {}, 60.0)
     async with trio.open_nursery() as nursery:
@@ -121,7 +126,7 @@ def start_node(folder: Path, how: str, code: str) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("how", ["sandboxed", "unsandboxed"])
+@pytest.mark.parametrize("how", ["warm", "cold", "unsandboxed"])
 async def test_a_node_that_is_killed_takes_its_programs_with_it(tmp_path: Path, how: str) -> None:
     mark = new_mark()
     code = marking(mark) + SURVIVORS + "print('up')\ntime.sleep(60)"

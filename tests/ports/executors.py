@@ -8,8 +8,10 @@ program is still there, whatever else runs on the machine.
 from __future__ import annotations
 
 import math
+import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import trio
 from kowalski_node.executor import Attempt, Completed, Executor, Failed, Outcome
 from kowalski_protocol.errors import Problem
 
+SANDBOXES: dict[str, dict[str, Any]] = {"warm": {}, "cold": {"warm": False}}
+"""The ways in which a sandboxed program starts here, and how `CodeExecutor` is told so."""
 CANCEL_S = 0.25
 """How long an executor may take to stop all that it began."""
 
@@ -119,11 +123,28 @@ def marked(mark: str) -> list[int]:
 
 
 def children() -> set[int]:
-    """The processes that this very process started and has not waited for."""
+    """The processes that this very process started and has not waited for.
+
+    Without what stands ready for the next program: a sandbox with its zygote and one child of it.
+    """
+    return {child for child in _children(os.getpid()) if not _stands_ready(child)}
+
+
+def _children(process: int) -> set[int]:
     found: set[int] = set()
-    for thread in Path("/proc/self/task").iterdir():
-        found |= {int(child) for child in (thread / "children").read_text().split()}
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            found |= {int(child) for child in (thread / "children").read_text().split()}
     return found
+
+
+def _stands_ready(process: int) -> bool:
+    with suppress(OSError):
+        if b"CONTENT = marshal" not in Path(f"/proc/{process}/cmdline").read_bytes():
+            return False
+    zygotes = _children(process)
+    ready = {child for zygote in zygotes for child in _children(zygote)}
+    return len(zygotes) <= 1 and len(ready) <= 1 and not any(map(_children, ready))
 
 
 def open_descriptors() -> int:

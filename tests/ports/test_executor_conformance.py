@@ -92,12 +92,12 @@ for _ in range(3):
 FOREVER = "import time\nwhile True: time.sleep(1)"
 
 
-def code_subject(folder: Path, *, unsandboxed: bool) -> Subject:
+def code_subject(folder: Path, **how: Any) -> Subject:
     """Python programs."""
     mark = new_mark()
     head = marking(mark)
     return Subject(
-        executor=CodeExecutor(work_root=folder, unsandboxed=unsandboxed),
+        executor=CodeExecutor(work_root=folder, **how),
         good=python("x = 20\n{'a': [x * 2 + 2, 2.5, None, 'ü']}"),
         value={"a": [42, 2.5, None, "ü"]},
         bad=python("[][1]"),
@@ -134,7 +134,8 @@ def scripted_subject(_folder: Path) -> Subject:
 
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "tool": tool_subject,
-    "sandboxed code": lambda folder: code_subject(folder, unsandboxed=False),
+    "sandboxed code": code_subject,
+    "sandboxed code, cold": lambda folder: code_subject(folder, warm=False),
     "unsandboxed code": lambda folder: code_subject(folder, unsandboxed=True),
     "scripted": scripted_subject,
 }
@@ -142,7 +143,9 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=[pytest.mark.needs_bubblewrap] if name == "sandboxed code" else [])
+        pytest.param(
+            name, marks=[pytest.mark.needs_bubblewrap] if name.startswith("sandboxed") else []
+        )
         for name in SUBJECTS
     ]
 )

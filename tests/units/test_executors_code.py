@@ -20,15 +20,16 @@ from tests.ports.executors import Recorder, attempt, completion, failure, python
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(False, marks=pytest.mark.needs_bubblewrap, id="sandboxed"),
-        pytest.param(True, id="unsandboxed"),
+        pytest.param({}, marks=pytest.mark.needs_bubblewrap, id="warm"),
+        pytest.param({"warm": False}, marks=pytest.mark.needs_bubblewrap, id="cold"),
+        pytest.param({"unsandboxed": True}, id="unsandboxed"),
     ],
 )
 def executor(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> CodeExecutor:
     """The code executor, in the sandbox and without one; it probes itself at its first run."""
-    return CodeExecutor(work_root=tmp_path_factory.mktemp("work"), unsandboxed=request.param)
+    return CodeExecutor(work_root=tmp_path_factory.mktemp("work"), **request.param)
 
 
 @pytest.mark.parametrize(

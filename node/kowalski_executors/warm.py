@@ -1,0 +1,209 @@
+"""Starts programs in milliseconds: a zygote that waits in a sandbox and forks (see `zygote.py`).
+
+Each program gets a cell of its own all the same, made anew and gone after it; what it shares with
+the others is the outer sandbox's read-only view. A zygote that has ended is made anew with the next
+program, which then waits for a cold start once.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import subprocess
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from kowalski_executors import interpreter
+from kowalski_executors.bootstrap import Bootstrap, compiled
+from kowalski_executors.bubblewrap import Bubblewrap, file_system_sizes
+from kowalski_executors.confinement import KILLED, Ends
+from kowalski_executors.limits import Limits
+from kowalski_executors.namespaces import Namespaces
+
+_REPLY_BYTES: Final = 64
+
+
+class Zygote:
+    """One interpreter in a sandbox, and the socket over which it is asked to fork."""
+
+    def __init__(self, outer: Bubblewrap, bootstrap: Bootstrap) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        with theirs, ExitStack() as closing:
+            command, inherited = outer.outer_command(closing)
+            process = subprocess.Popen(
+                [
+                    *command,
+                    *interpreter.FLAGS,
+                    "-c",
+                    f"import marshal, os\nCONTENT = {bootstrap.read}\nexec(CONTENT[0])",
+                    str(theirs.fileno()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(*inherited, bootstrap.descriptor, theirs.fileno()),
+                env={},
+                start_new_session=True,
+            )
+            kept = closing.pop_all()  # what the sandbox has, such as its user, while it stands
+        self.end = weakref.finalize(self, _end, self._control, process, kept)
+
+    async def ask(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Asks for a child. Raises OSError where the zygote has ended."""
+        while True:
+            try:
+                socket.send_fds(self._control, [message], list(descriptors))
+                return
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._control)
+
+
+def _end(control: socket.socket, process: subprocess.Popen[bytes], kept: ExitStack) -> None:
+    # The zygote ends by itself when its socket closes; bubblewrap's monitor ends with it.
+    control.close()
+    process.kill()
+    process.wait()
+    kept.close()
+
+
+class Warm:
+    """Confines programs as `Bubblewrap` does, in children of a zygote."""
+
+    strength = Bubblewrap.strength
+
+    def __init__(self, outer: Bubblewrap) -> None:
+        self._outer = outer
+        codes = [compiled("warden"), compiled("driver")]
+        self._bootstrap = Bootstrap((compiled("zygote"), codes, outer.filter_program))
+        self._zygote: Zygote | None = None
+
+    @property
+    def own_users(self) -> bool:
+        """Whether a program runs under a user that owns nothing outside."""
+        return self._outer.own_users
+
+    @asynccontextmanager
+    async def open(self, limits: Limits) -> AsyncIterator[WarmCell]:
+        """Opens a cell."""
+        cell = WarmCell(self, limits, self._outer.kernel_counts_processes)
+        try:
+            yield cell
+        finally:
+            cell.close()
+
+    async def ask(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Has a child forked; makes a new zygote where the last one has ended."""
+        if self._zygote is not None:
+            try:
+                await self._zygote.ask(message, descriptors)
+                return
+            except OSError:
+                self._zygote.end()
+        self._zygote = Zygote(self._outer, self._bootstrap)
+        await self._zygote.ask(message, descriptors)
+
+
+class WarmCell:
+    """The namespaces of one child. They are known as soon as the child has them."""
+
+    def __init__(self, warm: Warm, limits: Limits, kernel_counts_processes: bool) -> None:
+        self.kernel_counts_processes = kernel_counts_processes
+        self._warm = warm
+        self._sizes = [str(size) for _, size in file_system_sizes(limits)]
+        self._namespaces: Namespaces | None = None
+        self._known = trio.Event()
+        self._status: int | None = None
+        self._reply: socket.socket | None = None
+        self._lifeline: int | None = None
+
+    async def start(self, ends: Ends, options: Sequence[str]) -> None:
+        self._reply, reply = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._reply.setblocking(False)
+        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        try:
+            with reply:
+                message = " ".join([*self._sizes, *options]).encode("ascii")
+                with trio.CancelScope(shield=True):
+                    await self._warm.ask(message, [*ends, lifeline, reply.fileno()])
+        finally:
+            os.close(lifeline)
+
+    async def stands(self) -> None:
+        await self._known.wait()
+
+    async def wait(self) -> int:
+        while self._status is None:
+            await self._hear()
+        if self._namespaces is not None:
+            await trio.lowlevel.wait_readable(self._namespaces.descriptor)
+        return self._status
+
+    async def _hear(self) -> None:
+        """Takes in the next word of the child: its pidfd, or its status."""
+        assert self._reply is not None
+        try:
+            said, ancillary, _, _ = self._reply.recvmsg(_REPLY_BYTES, socket.CMSG_SPACE(4))
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(self._reply)
+            return
+        except OSError:
+            said, ancillary = b"", []
+        if said == b"P":
+            for _, _, data in ancillary:
+                descriptor = array.array("i", data)[0]
+                first = _number_here(descriptor)
+                if first is None:  # it has ended already
+                    os.close(descriptor)
+                else:
+                    self._namespaces = Namespaces(first, descriptor)
+                self._known.set()
+            return
+        try:
+            self._status = int(said) if said else KILLED
+        except ValueError:
+            self._status = KILLED
+        self._known.set()
+
+    def process_folders(self) -> list[Path]:
+        return self._namespaces.process_folders() if self._namespaces is not None else []
+
+    def volumes(self) -> Sequence[int]:
+        return self._namespaces.volumes() if self._namespaces is not None else ()
+
+    def kill(self, *, insist: bool = False) -> None:
+        if self._namespaces is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._namespaces.descriptor, signal.SIGKILL)
+        self._cut()
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        self._cut()
+        if self._reply is not None:
+            self._reply.close()
+        if self._namespaces is not None:
+            self._namespaces.close()
+
+    def _cut(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+
+def _number_here(descriptor: int) -> int | None:
+    """The number that a pidfd's process has in this process's namespace; None where it is gone."""
+    text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid":
+            number = int(value)
+            return number if number > 0 else None
+    return None
