@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kowalski_gateway.cli import batch as batch_module
+from kowalski_gateway.cli import batch_run
 from kowalski_gateway.cli.main import run
 from kowalski_node.views import Accepted, ErrorView, ResultView, TaskView
 from kowalski_protocol.errors import Problem
@@ -80,7 +80,7 @@ def test_no_more_than_max_parallel_are_under_way(
     api.node.submit = watched
     api.node.task = hurried
     tasks.write_text("\n".join(line(60, "sleep") for _ in range(50)), encoding="utf-8")
-    monkeypatch.setattr(batch_module, "RESULTS_WAIT_S", 0.01)
+    monkeypatch.setattr(batch_run, "RESULTS_WAIT_S", 0.01)
     assert run(["batch", str(tasks), "--max-parallel", "7"]) == 0
     assert 1 < most[0] <= 7
 
@@ -88,8 +88,8 @@ def test_no_more_than_max_parallel_are_under_way(
 def test_slow_tasks_hide_no_quick_ones(
     api: Served, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_module, "RESULTS_ASKED_MAX", 2)
-    monkeypatch.setattr(batch_module, "RESULTS_WAIT_S", 0.01)
+    monkeypatch.setattr(batch_run, "RESULTS_ASKED_MAX", 2)
+    monkeypatch.setattr(batch_run, "RESULTS_WAIT_S", 0.01)
     lines = [line(60, "sleep") for _ in range(4)] + [line(n) for n in range(4)]
     tasks.write_text("\n".join(lines), encoding="utf-8")
     out = tasks.with_name("out.jsonl")
@@ -167,7 +167,7 @@ def test_what_the_node_refuses_is_told_with_the_lines(
 def test_a_full_node_is_waited_for(
     api: Served, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(batch_run.time, "sleep", lambda _: None)
     refusals = [Problem("too_many_tasks", "Full.")] * 3
     submit = api.node.submit
 
@@ -244,20 +244,20 @@ def test_nor_where_the_tasks_come_from_standard_input(
 def test_an_interrupted_batch_says_what_goes_on_and_what_it_has_written(
     api: Served, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(batch_module, "RESULTS_WAIT_S", 0.01)
+    monkeypatch.setattr(batch_run, "RESULTS_WAIT_S", 0.01)
     lines = [line(n) for n in range(3)] + [line(60, "sleep") for _ in range(4)]
     tasks.write_text("\n".join(lines), encoding="utf-8")
     out = tasks.with_name("out.jsonl")
-    collect = batch_module.Batch._collect
+    collect = batch_run.Batch._collect
     times: list[float] = []
 
-    def interrupted(self: batch_module.Batch, wait_s: float) -> None:
+    def interrupted(self: batch_run.Batch, wait_s: float) -> None:
         times.append(wait_s)
         if len(times) == 3:
             raise KeyboardInterrupt
         collect(self, wait_s)
 
-    monkeypatch.setattr(batch_module.Batch, "_collect", interrupted)
+    monkeypatch.setattr(batch_run.Batch, "_collect", interrupted)
     assert run(["batch", str(tasks), "--out", str(out), "--max-parallel", "5"]) == 130
     stdout, err = capsys.readouterr()
     assert stdout == ""
@@ -274,7 +274,7 @@ def test_a_batch_interrupted_while_it_sends_says_what_is_unsure(
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch_module.NodeApi, "ask", interrupted)
+    monkeypatch.setattr(batch_run.NodeApi, "ask", interrupted)
     tasks.write_text(f"{line(1)}\n{line(2)}\n", encoding="utf-8")
     assert run(["batch", str(tasks)]) == 130
     err = capsys.readouterr().err

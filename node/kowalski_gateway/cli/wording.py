@@ -96,3 +96,12 @@ def size(size_bytes: float | None) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
+
+
+def clock(seconds: float | None) -> str:
+    """A time that passes while it is looked at, such as what is left: 0:07, 12:30, 1:02:03."""
+    if seconds is None or not 0 <= seconds < 100 * 3600:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
