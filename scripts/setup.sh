@@ -73,8 +73,15 @@ clocks_ready() {
         [ -n "$(find /usr/lib/*/faketime -name libfaketimeMT.so.1 2>/dev/null)" ]
 }
 
+# Programs in other languages are run by tests where those languages are; where a change is judged,
+# all of them have to be.
+languages_ready() {
+    [ "$group" != dev ] || [ -z "${CI:-}" ] || ! command -v apt-get >/dev/null ||
+        { command -v node && command -v rustc && command -v cc && command -v javac; } >/dev/null
+}
+
 if environment_works && packages_ready && project_ready && sandbox_ready && namespaces_ready &&
-    clocks_ready; then
+    clocks_ready && languages_ready; then
     exit 0
 fi
 
@@ -221,6 +228,12 @@ int main(void) { mpz_t n; mpz_init(n); return 0; }' -lgmp; then
     sandbox_ready || needed bubblewrap "bubblewrap (the sandbox)"
     namespaces_ready || needed iproute2 "the ip command (for tests of partitions)"
     clocks_ready || needed faketime "libfaketime (for tests of wrong clocks)"
+    if ! languages_ready; then
+        command -v node >/dev/null || needed nodejs "Node.js (for tests of languages)"
+        command -v rustc >/dev/null || needed rustc "Rust (for tests of languages)"
+        command -v cc >/dev/null || needed gcc "a linker (for tests of languages)"
+        command -v javac >/dev/null || needed default-jdk-headless "Java (for tests of languages)"
+    fi
 }
 
 # apt_install [sudo]: the package lists are fetched only where the ones at hand don't do.

@@ -65,7 +65,7 @@ class Bubblewrap:
         executable: Path,
         bootstrap: Bootstrap,
         interpreter: Interpreter,
-        shown: Path | None,
+        shown: Sequence[Path],
         mapping: UserMapping | None,
         machine: str | None,
         kernel_counts_processes: bool,
@@ -202,7 +202,7 @@ class BubblewrapCell(ProcessCell):
             self._namespaces = None
 
 
-def _read_only_view(shown: Path | None) -> list[str]:
+def _read_only_view(shown: Sequence[Path]) -> list[str]:
     """Returns the options that show what an interpreter needs, all of it read-only."""
     options = ["--ro-bind", "/usr", "/usr"]
     for name in _ROOT_FOLDERS:
@@ -212,8 +212,8 @@ def _read_only_view(shown: Path | None) -> list[str]:
         elif folder.is_dir():
             options += ["--ro-bind", str(folder), str(folder)]
     options += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    if shown is not None:
-        options += ["--ro-bind", str(shown), str(shown)]
+    for folder in dict.fromkeys(shown):
+        options += ["--ro-bind", str(folder), str(folder)]
     options += ["--proc", "/proc"]
     for name in _DEVICES:
         options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]

@@ -5,13 +5,19 @@ nothing of this project, and as little as it can of the standard library: an int
 in 6 ms should not spend 10 on imports. It talks to the node over two pipes besides the standard
 streams:
 
-    node → driver (request)   one line of lengths, then the program's source and its arguments
+    node → driver (request)   one line: the mode and the lengths of the parts; then the parts, of
+                              which the first is what the environment has besides:
+                              python   the source, then the arguments
+                              exec     the file's name, its content, the command that builds it, if
+                                       one does, the command that runs it, then the arguments
     driver → node (result)    b"R" once the sandbox stands, then at most one of
                               b"V" + JSON              the value of the last expression
                               b"E" + text              the last line of the traceback
                               b"M" + text              the same, and memory was what ran out
                               b"X" + number + b" " + text  the program left with this exit status
                               b"L"                     the value is larger than it may be
+                              b"C"                     the program could not be built
+                              b"P" + bytes             what was built, to be kept
 
 The node sends the source only after b"R": by then every process of the sandbox is bound to die with
 the node, and if the node died before, the request ends early and the driver leaves without having
@@ -154,15 +160,15 @@ def read_exactly(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_request(descriptor: int) -> tuple[str, list[str]]:
-    """Returns the program's source and its arguments."""
+def read_request(descriptor: int) -> tuple[str, list[bytes]]:
+    """Returns the mode and the parts that go with it."""
     line = b""
     while not line.endswith(b"\n"):
         line += read_exactly(descriptor, 1)
-    sizes = [int(size) for size in line.split()]
-    texts = [read_exactly(descriptor, size).decode() for size in sizes]
+    mode, *sizes = line.split()
+    parts = [read_exactly(descriptor, int(size)) for size in sizes]
     os.close(descriptor)
-    return texts[0], texts[1:]
+    return mode.decode(), parts
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -241,12 +247,63 @@ def new_main(arguments: list[str]) -> dict[str, object]:
     return module.__dict__
 
 
+def built(command: list[str]) -> int:
+    """Runs the command that builds a program; returns its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.execv(command[0], command)
+        except OSError as error:
+            os.write(2, f"{command[0]}: {error}\n".encode())
+        os._exit(127)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def take_place(parts: list[bytes], result: int, kept_bytes_max: int) -> None:
+    """Builds a program of another language, if need be, and becomes it; never returns.
+
+    What was built goes to the node before any of it runs, so that it is what the compiler made.
+    """
+    import _signal  # pyright: ignore[reportMissingImports]
+
+    file, content, build, run, *arguments = parts
+    folder = os.environ["TMPDIR"] + "/program"
+    os.mkdir(folder, 0o700)  # noqa: PTH102
+    path = f"{folder}/{file.decode()}"
+    with open(path, "wb") as opened:  # noqa: PTH123
+        opened.write(content)
+    os.chmod(path, 0o700)  # noqa: PTH101
+
+    def words(command: bytes) -> list[str]:
+        return [word.decode().replace("{folder}", folder) for word in command.split(b"\0")]
+
+    # The interpreter ignores these; a program expects them as they are.
+    for number in (13, 25):  # SIGPIPE, SIGXFSZ
+        _signal.signal(number, _signal.SIG_DFL)  # pyright: ignore
+    if build:
+        status = built(words(build))
+        if status:
+            write_all(result, b"C")
+            os._exit(status if status > 0 else 128 - status)
+        with open(f"{folder}/program", "rb") as opened:  # noqa: PTH123
+            program = opened.read(kept_bytes_max + 1)
+        if len(program) <= kept_bytes_max:
+            write_all(result, b"P" + program)
+    command = words(run)
+    try:
+        os.execv(command[0], [*map(os.fsencode, command), *arguments])
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error}\n".encode())
+        os._exit(127)
+
+
 def main() -> None:
     """Runs one program; the process then ends with the status that the program chose."""
     result = int(sys.argv[1])
     request = int(sys.argv[2])
     value_bytes_max = int(sys.argv[3])
-    limits = {name: int(bound) for name, _, bound in (a.partition("=") for a in sys.argv[4:])}
+    kept_bytes_max = int(sys.argv[4])
+    limits = {name: int(bound) for name, _, bound in (a.partition("=") for a in sys.argv[5:])}
     # Whatever else was open in the node's or the sandbox's start-up ends here.
     low, high = sorted((result, request))
     os.closerange(3, low)
@@ -255,7 +312,13 @@ def main() -> None:
     os.set_inheritable(result, False)
     use_reserves = confine(limits)
     write_all(result, b"R")
-    source, arguments = read_request(request)
+    mode, (environment, *parts) = read_request(request)
+    for variable in environment.split(b"\0") if environment else ():
+        name, _, value = variable.partition(b"=")
+        os.environb[name] = value
+    if mode == "exec":
+        take_place(parts, result, kept_bytes_max)
+    source, *arguments = [part.decode() for part in parts]
     own_module = sys.modules["__main__"]  # kept, or Python would clear the names used below
     namespace = new_main(arguments)
     own_id = os.getpid()

@@ -62,8 +62,12 @@ STDIN_BYTES_MAX: Final = 4 * MEBIBYTE
 ARGUMENTS_MAX: Final = 1_000
 """How many arguments a program may get."""
 
+VARIABLES_MAX: Final = 256
+"""How many variables a task may add to its program's environment."""
+
 ARGUMENTS_BYTES_MAX: Final = 128 << 10
-"""All arguments together, in UTF-8: what one argument of a process may have on Linux."""
+"""All arguments together, and all variables, in UTF-8: what one argument of a process may have on
+Linux."""
 
 
 @dataclass(frozen=True, slots=True)

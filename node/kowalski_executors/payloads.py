@@ -1,6 +1,6 @@
 """What a `code` task's payload may say, and the program that it describes.
 
-    {language: "python", code: str, stdin?: str, args?: [str]}
+    {language: str, code: str, stdin?: str, args?: [str], env?: {str: str}}
 
 Everything here comes from whoever submitted the task, so everything is checked, and a wrong payload
 is told which part of it is wrong.
@@ -17,30 +17,31 @@ from kowalski_executors.limits import (
     ARGUMENTS_MAX,
     CODE_BYTES_MAX,
     STDIN_BYTES_MAX,
+    VARIABLES_MAX,
 )
 from kowalski_protocol.errors import Problem
+from kowalski_protocol.tasks import LANGUAGE_ALIASES
 
-LANGUAGES: Final[Mapping[str, str]] = {"python": "python", "py": "python", "python3": "python"}
-"""The names that a payload may use, and the language that each means."""
-
-_FIELDS: Final = frozenset({"language", "code", "stdin", "args"})
+_FIELDS: Final = frozenset({"language", "code", "stdin", "args", "env"})
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program to run: its source, standard input and arguments in UTF-8, and the time it asks
-    for."""
+    """A program to run: its source, standard input, arguments and environment in UTF-8."""
 
     code: bytes
     stdin: bytes = b""
     arguments: tuple[bytes, ...] = ()
+    language: str = "python"
+    environment: tuple[bytes, ...] = ()
+    """`NAME=VALUE` each."""
 
 
 def read_payload(payload: Mapping[str, Any]) -> Program:
     """Returns the program that a payload describes.
 
-    Raises Problem: `unknown_language` where this release does not run the language,
-    `spec_too_large` where a part is over its limit, `bad_request` for everything else.
+    Raises Problem: `spec_too_large` where a part is over its limit, `bad_request` for everything
+    else.
     """
     unknown = sorted(str(name) for name in payload if name not in _FIELDS)
     if unknown:
@@ -48,11 +49,7 @@ def read_payload(payload: Mapping[str, Any]) -> Program:
     language = payload.get("language")
     if not isinstance(language, str):
         raise Problem("bad_request", 'A code payload needs a language, such as "python".')
-    if language not in LANGUAGES:
-        raise Problem(
-            "unknown_language",
-            f"This device does not run {language[:80]!r}; it runs {', '.join(LANGUAGES)}.",
-        )
+    language = LANGUAGE_ALIASES.get(language, language)
     given: object = payload.get("args")
     if given is not None and not isinstance(given, list | tuple):
         raise Problem("bad_request", "args must be a list of strings.")
@@ -67,7 +64,30 @@ def read_payload(payload: Mapping[str, Any]) -> Program:
         code=_text("code", payload.get("code"), CODE_BYTES_MAX),
         stdin=b"" if stdin is None else _text("stdin", stdin, STDIN_BYTES_MAX),
         arguments=encoded,
+        language=language,
+        environment=_environment(payload.get("env")),
     )
+
+
+def _environment(given: object) -> tuple[bytes, ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping):
+        raise Problem("bad_request", "env must be an object of texts.")
+    variables = cast("Mapping[object, object]", given)
+    if len(variables) > VARIABLES_MAX:
+        raise Problem("spec_too_large", f"env has more than {VARIABLES_MAX} variables.")
+    encoded: list[bytes] = []
+    for name, value in variables.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise Problem("bad_request", f"env has no variable {str(name)[:80]!r}.")
+        entry = _text(f"env.{name[:80]}", value, ARGUMENTS_BYTES_MAX)
+        if b"\0" in entry:
+            raise Problem("bad_request", f"env.{name[:80]} holds a zero byte.")
+        encoded.append(_text("env", name, ARGUMENTS_BYTES_MAX) + b"=" + entry)
+    if sum(map(len, encoded)) > ARGUMENTS_BYTES_MAX:
+        raise Problem("spec_too_large", f"env is longer than {ARGUMENTS_BYTES_MAX} bytes.")
+    return tuple(encoded)
 
 
 def _text(name: str, value: object, bytes_max: int) -> bytes:

@@ -17,9 +17,10 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from kowalski_executors.bootstrap import driver
 from kowalski_executors.bubblewrap import Bubblewrap
 from kowalski_executors.confinement import Confinement
 from kowalski_executors.interpreter import find_interpreter, folder_to_show
+from kowalski_executors.languages import Language, find_languages, python_job
 from kowalski_executors.limits import MEBIBYTE, Limits
 from kowalski_executors.payloads import Program
 from kowalski_executors.seccomp import machine
@@ -148,6 +150,8 @@ class Probed:
 
     confinement: Confinement | None
     capabilities: Capabilities
+    languages: Sequence[Language] = ()
+    """Those besides Python whose commands are here, not tried yet."""
 
 
 class _Answer(msgspec.Struct):
@@ -158,7 +162,7 @@ class _Answer(msgspec.Struct):
     version: str
 
 
-class _NoOutput:
+class NoOutput:
     """The context of the probe's own program, whose output nobody waits for."""
 
     def write(self, stream: str, data: bytes) -> None:
@@ -175,7 +179,13 @@ class _NoOutput:
 
 async def probe_sandbox(work_root: Path, *, warm: bool = True) -> Probed:
     """Tries a bubblewrap sandbox on this device, and whether programs can start warm in it."""
-    cold = await _probe(work_root, _make_bubblewrap, _PROGRAM)
+    languages = await trio.to_thread.run_sync(_languages, work_root)
+    probed = await _probe_sandbox(work_root, languages, warm=warm)
+    return replace(probed, languages=languages)
+
+
+async def _probe_sandbox(work_root: Path, languages: Sequence[Language], *, warm: bool) -> Probed:
+    cold = await _probe(work_root, partial(_make_bubblewrap, languages), _PROGRAM)
     outer = cold.confinement
     if not warm or not isinstance(outer, Bubblewrap):
         return cold
@@ -190,7 +200,8 @@ async def probe_sandbox(work_root: Path, *, warm: bool = True) -> Probed:
 
 async def probe_unsandboxed(work_root: Path) -> Probed:
     """Tries to run programs without a sandbox."""
-    return await _probe(work_root, _make_unsandboxed, _PLAIN_PROGRAM)
+    probed = await _probe(work_root, _make_unsandboxed, _PLAIN_PROGRAM)
+    return replace(probed, languages=await trio.to_thread.run_sync(find_languages))
 
 
 async def _probe(work_root: Path, make: Callable[[Path], Confinement], program: str) -> Probed:
@@ -200,9 +211,9 @@ async def _probe(work_root: Path, make: Callable[[Path], Confinement], program: 
             with _canaries(work_root) as asked:
                 ending = await supervise(
                     confinement,
-                    Program(program.encode(), stdin=json.dumps(asked).encode()),
+                    python_job(Program(program.encode(), stdin=json.dumps(asked).encode())),
                     Limits(wall_s=_RUN_S, memory_bytes=_MEMORY_BYTES),
-                    _NoOutput(),
+                    NoOutput(),
                 )
     except trio.TooSlowError:
         return _refused(f"The sandbox did not answer within {PROBE_S:g} s.")
@@ -229,7 +240,25 @@ async def _probe(work_root: Path, make: Callable[[Path], Confinement], program: 
     )
 
 
-def _make_bubblewrap(work_root: Path) -> Confinement:
+def _private(work_root: Path) -> list[Path]:
+    """Folders that no sandbox may show."""
+    private = [work_root]
+    with suppress(RuntimeError):  # a user without a home folder has none to protect
+        private.append(Path.home())
+    return private
+
+
+def _languages(work_root: Path) -> list[Language]:
+    """The languages whose folders can be shown."""
+    private = [folder.resolve() for folder in _private(work_root)]
+    return [
+        language
+        for language in find_languages()
+        if not any(folder.is_relative_to(shown) for shown in language.shown for folder in private)
+    ]
+
+
+def _make_bubblewrap(languages: Sequence[Language], work_root: Path) -> Confinement:
     if sys.platform != "linux":
         raise Problem("sandbox_unavailable", "A sandbox for code exists on Linux only.")
     command = shutil.which("bwrap")
@@ -239,10 +268,8 @@ def _make_bubblewrap(work_root: Path) -> Confinement:
         )
     work_root.mkdir(mode=0o700, parents=True, exist_ok=True)
     interpreter = find_interpreter()
-    private = [work_root]
-    with suppress(RuntimeError):  # a user without a home folder has none to protect
-        private.append(Path.home())
-    shown = folder_to_show(interpreter, private)
+    own = folder_to_show(interpreter, _private(work_root))
+    shown = [*([own] if own is not None else []), *(f for one in languages for f in one.shown)]
     return Bubblewrap(
         Path(command),
         driver(),

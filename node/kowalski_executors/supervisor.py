@@ -19,8 +19,8 @@ from typing import Final
 import trio
 
 from kowalski_executors.confinement import Cell, Confinement, Ends
+from kowalski_executors.languages import Job
 from kowalski_executors.limits import OPEN_FILES_MAX, Limits
-from kowalski_executors.payloads import Program
 from kowalski_executors.usage import measure
 from kowalski_node.executor import Context
 
@@ -77,21 +77,19 @@ class Ending:
     stderr: bytearray = field(default_factory=bytearray)
 
 
-async def supervise(
-    confinement: Confinement, program: Program, limits: Limits, context: Context
-) -> Ending:
+async def supervise(confinement: Confinement, job: Job, limits: Limits, context: Context) -> Ending:
     """Runs a program and returns how it ended; never raises for anything that the program does."""
     try:
         async with confinement.open(limits) as cell:
-            return await _Run(cell, program, limits, context).run()
+            return await _Run(cell, job, limits, context).run()
     except OSError as error:  # no descriptors or no processes left: the device's trouble
         return Ending(cause=Cause.NOT_STARTED, detail=str(error))
 
 
 class _Run:
-    def __init__(self, cell: Cell, program: Program, limits: Limits, context: Context) -> None:
+    def __init__(self, cell: Cell, job: Job, limits: Limits, context: Context) -> None:
         self._cell = cell
-        self._program = program
+        self._job = job
         self._limits = limits
         self._context = context
         self._ending = Ending()
@@ -137,8 +135,10 @@ class _Run:
                 request=pipe("request", to_program=True),
                 result=pipe("result", to_program=False),
             )
-            bounds = _kernel_limits(self._limits, self._cell.kernel_counts_processes)
-            await self._cell.start(ends, [str(self._limits.value_bytes), *bounds])
+            counts = self._cell.kernel_counts_processes
+            bounds = _kernel_limits(self._limits, counts, self._job.reserves_addresses)
+            sizes = (self._limits.value_bytes, self._job.kept_bytes_max)
+            await self._cell.start(ends, [*map(str, sizes), *bounds])
         return streams
 
     async def _read_output(
@@ -163,23 +163,24 @@ class _Run:
             return
         await self._cell.stands()
         self._stands.set()
-        parts = [self._program.code, *self._program.arguments]
-        lengths = b" ".join(b"%d" % len(part) for part in parts)
+        job = self._job
+        head = b" ".join([job.mode, *(b"%d" % len(part) for part in job.parts)])
         with suppress(trio.BrokenResourceError):
-            await streams["request"].send_all(lengths + b"\n" + b"".join(parts))
+            await streams["request"].send_all(b"".join([head, b"\n", *job.parts]))
         streams["request"].close()
         frame = self._ending.frame
+        room = max(self._limits.value_bytes, job.kept_bytes_max) + _FRAME_SLACK_BYTES
         while chunk := await result.receive_some(_CHUNK_BYTES):
             frame += chunk
-            if len(frame) > self._limits.value_bytes + _FRAME_SLACK_BYTES:
+            if len(frame) > room:
                 frame.clear()
                 self._stop(Cause.VALUE_TOO_LARGE)
                 return
 
     async def _feed(self, stdin: trio.lowlevel.FdStream) -> None:
         with suppress(trio.BrokenResourceError):
-            if self._program.stdin:
-                await stdin.send_all(self._program.stdin)
+            if self._job.stdin:
+                await stdin.send_all(self._job.stdin)
         stdin.close()
 
     async def _keep_deadline(self) -> None:
@@ -227,10 +228,11 @@ class _Run:
             self._cell.kill(insist=True)
 
 
-def _kernel_limits(limits: Limits, count_processes: bool) -> list[str]:
+def _kernel_limits(limits: Limits, count_processes: bool, reserves_addresses: bool) -> list[str]:
     """Returns what the driver sets by `setrlimit`, for each process alone."""
     bounds = {
-        "RLIMIT_AS": limits.address_space_bytes,
+        # What is mapped, or where that says nothing, what of it can be written to.
+        "RLIMIT_DATA" if reserves_addresses else "RLIMIT_AS": limits.address_space_bytes,
         "RLIMIT_CPU": limits.cpu_s,
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": limits.work_folder_bytes,

@@ -39,6 +39,10 @@ class ToolExecutor:
         """The tools need nothing of the device, so all of them are there."""
         return Capabilities(kinds=("tool",), tools=tuple(sorted(("echo", *_TOOLS))))
 
+    async def probe_all(self) -> Capabilities:
+        """There is nothing more to find out."""
+        return await self.probe()
+
     async def run(self, attempt: Attempt, context: Context) -> Outcome:
         """Runs one tool to its end."""
         payload = attempt.payload

@@ -102,6 +102,10 @@ class Executor(Protocol):
         """
         ...
 
+    async def probe_all(self) -> Capabilities:
+        """The same with what takes longer to find out; called once the node is at work."""
+        ...
+
     async def run(self, attempt: Attempt, context: Context) -> Outcome:
         """Runs one attempt to its end. The shell enforces `timeout_s` by cancelling as well."""
         ...

@@ -310,8 +310,15 @@ class Runtime:
     # Loops.
 
     @asynccontextmanager
-    async def running(self, capabilities: CapabilitiesAdvertised) -> AsyncIterator[None]:
-        """The node at work: listening, sampling, discovering, ticking."""
+    async def running(
+        self,
+        capabilities: CapabilitiesAdvertised,
+        more: Callable[[], Awaitable[CapabilitiesAdvertised]],
+    ) -> AsyncIterator[None]:
+        """The node at work: listening, sampling, discovering, ticking.
+
+        It offers `capabilities` at once, and what `more` finds out when that has come.
+        """
         async with self.network, trio.open_nursery() as nursery:
             self._nursery = nursery
             self.node.heartbeats.addresses = tuple(reachable(self.network.addresses))[:16]
@@ -325,8 +332,12 @@ class Runtime:
             nursery.start_soon(self._keep_addresses)
             if self._options.mdns:
                 nursery.start_soon(self._discover)
+            nursery.start_soon(self._offer, more)
             yield
             nursery.cancel_scope.cancel()
+
+    async def _offer(self, more: Callable[[], Awaitable[CapabilitiesAdvertised]]) -> None:
+        self.pipeline.feed(ins.Advertise(await more()))
 
     async def _tick(self) -> None:
         while True:

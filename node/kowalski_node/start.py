@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 from msgspec.structs import replace
@@ -48,6 +49,8 @@ AUTHOR_META = "author"
 """Whose ledger the file is: the public key of the device that wrote it."""
 BOOT_META = "boot"
 PROBE_TIMEOUT_S = 10.0
+PROBE_ALL_TIMEOUT_S = 120.0
+"""Each language may take some seconds the first time, on a device that has other things to do."""
 PROBLEMS_MAX = 16
 """Sentences about what does not work here: each executor has one or two."""
 LANGUAGES_MAX = 16
@@ -88,7 +91,8 @@ async def open_node(
             node = await _load(store, identity, options, slots)
             capabilities = await probed_capabilities(options, executors, found, slots)
             runtime = Runtime(node, store, identity, options, Blobs(home.blobs), executors)
-            async with runtime.running(capabilities):
+            more = partial(probed_capabilities, options, executors, found, slots, everything=True)
+            async with runtime.running(capabilities, more):
                 yield runtime
 
 
@@ -205,16 +209,22 @@ async def _may_leave(store: Store) -> None:
 
 
 async def probed_capabilities(
-    options: NodeOptions, executors: Sequence[Executor], found: Hardware, slots: int
+    options: NodeOptions,
+    executors: Sequence[Executor],
+    found: Hardware,
+    slots: int,
+    *,
+    everything: bool = False,
 ) -> CapabilitiesAdvertised:
-    """What this device offers, found out by trying."""
+    """What this device offers, found out by trying; `everything` takes seconds."""
     probed: list[Capabilities] = []
+    timeout_s = PROBE_ALL_TIMEOUT_S if everything else PROBE_TIMEOUT_S
 
     async def probe(executor: Executor) -> None:
-        with trio.move_on_after(PROBE_TIMEOUT_S) as scope:
-            probed.append(await executor.probe())
+        with trio.move_on_after(timeout_s) as scope:
+            probed.append(await (executor.probe_all() if everything else executor.probe()))
         if scope.cancelled_caught:
-            problem = f"The probe of {executor.name} took longer than {PROBE_TIMEOUT_S:g} s."
+            problem = f"The probe of {executor.name} took longer than {timeout_s:g} s."
             probed.append(Capabilities(problems=(problem,)))
 
     async with trio.open_nursery() as nursery:

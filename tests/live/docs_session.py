@@ -117,6 +117,8 @@ def _commands(body: Sequence[str], offset: int) -> Iterator[Command]:
         yield command
 
 
+LANGUAGE: Final = r"(?:bash|java|javascript|python|rust)\b(?: \d[\w.()-]*| PYTHON)?"
+"""A language that a device has, with its version or without: each machine has others."""
 BLURS: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -141,6 +143,7 @@ BLURS: Final = tuple(
         (r"\b\d/\d+ +[\d,]+ ", "RUNS DONE "),
         (r"\b0\.\d{3}\b", "SCORE"),
         (r"\b3\.\d+\.\d+\b", "PYTHON"),
+        (rf"\b{LANGUAGE}(?:, {LANGUAGE})*", "LANGUAGES"),
         (r"\b\d{13,}\b|\b\d{10}\.\d+\b", "MOMENT"),
         (r" {2,}", "  "),
     )

@@ -25,6 +25,8 @@ PAGES = sorted(
 )
 NEEDED = ("curl", "sqlite3")
 """Commands that a page may use and a machine may lack."""
+NEEDS = re.compile(r"^<!-- needs: ([\w, ]+) -->$", re.MULTILINE)
+"""How a page says that it needs others."""
 EXAMPLES = DOCS / "examples"
 
 
@@ -41,8 +43,10 @@ def marked(page: Path) -> object:
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES], ids=named)
 def test_a_page_shows_what_its_commands_print(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for command in NEEDED:
-        if f"$ {command} " in text and shutil.which(command) is None:
+    named_there = NEEDS.search(text)
+    needed = [command for command in NEEDED if f"$ {command} " in text]
+    for command in (*needed, *(named_there[1].split(", ") if named_there else ())):
+        if shutil.which(command) is None:
             pytest.skip(f"{command} is missing: apt-get install {command}")
     with reader_of(text, tmp_path) as shell:
         differing = [str(one) for one in play(text, shell) if one.as_shown is None]

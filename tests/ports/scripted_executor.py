@@ -41,6 +41,10 @@ class ScriptedExecutor:
         """Everything that a script could need is there."""
         return Capabilities(kinds=(self.name,), languages={"python": "3.11.0"}, sandbox="none")
 
+    async def probe_all(self) -> Capabilities:
+        """There is nothing more."""
+        return await self.probe()
+
     async def run(self, attempt: Attempt, context: Context) -> Outcome:
         """Plays one script."""
         self.started.append(attempt.attempt)

@@ -29,6 +29,9 @@ class Loud:
     async def probe(self) -> Capabilities:
         return self._said
 
+    async def probe_all(self) -> Capabilities:
+        return self._said
+
     async def run(self, attempt: Attempt, context: Context) -> Outcome:
         return Completed()
 

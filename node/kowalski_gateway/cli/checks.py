@@ -164,7 +164,7 @@ def sandbox() -> Finding:
     async def probe() -> list[Any]:
         with tempfile.TemporaryDirectory() as folder, trio.fail_after(PROBE_S):
             executors = make_executors(work_root=Path(folder))
-            return [await executor.probe() for executor in executors]
+            return [await executor.probe_all() for executor in executors]
 
     try:
         found = trio.run(probe)

@@ -27,9 +27,12 @@ LANGUAGES: Final = {
     ".mjs": "javascript",
     ".sh": "bash",
     ".rs": "rust",
+    ".java": "java",
 }
 FILE_SIZE_BYTES_MAX: Final = 1024 * 1024
 """Above what a node takes as a payload; a larger file need not be read to know."""
+STDIN_SIZE_BYTES_MAX: Final = FILE_SIZE_BYTES_MAX
+"""The same: it travels in the payload."""
 QUICK_S: Final = 0.5
 """A task that settles within this is shown from its result, without opening a stream."""
 
@@ -46,6 +49,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
     examples=(
         "kowalski submit analyse.py --wait",
         "kowalski submit --tool echo --args '{\"value\": 1}' --wait",
+        "kowalski submit count.sh --arg fox --stdin words.txt --wait",
         "kowalski submit train.py --require memory_mb=2048 --device laptop",
         "echo 'print(6 * 7)' | kowalski submit - --lang python --wait 30",
     ),
@@ -58,6 +62,13 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
 @click.argument("file", required=False, metavar="[FILE|-]")
 @click.option("--kind", metavar="KIND", help="code or tool [default: by the other options].")
 @click.option("--lang", metavar="LANG", help="The program's language [default: by FILE's suffix].")
+@click.option(
+    "--arg", multiple=True, metavar="TEXT", help="An argument of the program; repeatable."
+)
+@click.option(
+    "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable."
+)
+@click.option("--stdin", metavar="FILE", help="Its standard input, text.")
 @click.option("--tool", metavar="NAME", help="The tool of a tool task.")
 @click.option("--args", metavar="JSON", help="The tool's arguments, a JSON object.")
 @click.option(
@@ -167,7 +178,11 @@ def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    for_programs = ("arg", "env", "stdin", "lang")
     if kind == "tool":
+        for name in for_programs:
+            if options[name]:
+                raise click.UsageError(f"--{name} belongs to a program, and not to a tool.")
         if not options["tool"]:
             raise click.UsageError("A tool task needs --tool NAME.")
         if file is not None:
@@ -180,7 +195,16 @@ def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, 
     language = options["lang"] or LANGUAGES.get(Path(file).suffix.lower())
     if language is None:
         raise click.UsageError(f"{file!r} doesn't tell its language; say --lang python.")
-    return {"language": language, "code": _program(file)}
+    payload: dict[str, Any] = {"language": language, "code": _program(file)}
+    if options["arg"]:
+        payload["args"] = [*options["arg"]]
+    if options["env"]:
+        payload["env"] = dict(pair(one, "--env") for one in options["env"])
+    if options["stdin"] is not None:
+        if file == options["stdin"] == "-":
+            raise click.UsageError("The program and its input can't both come from stdin.")
+        payload["stdin"] = _text(options["stdin"], STDIN_SIZE_BYTES_MAX, "an input")
+    return payload
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
@@ -195,14 +219,18 @@ def _arguments(text: str | None) -> dict[str, Any]:
 
 
 def _program(file: str) -> str:
+    return _text(file, FILE_SIZE_BYTES_MAX, "a program")
+
+
+def _text(file: str, size_bytes_max: int, what: str) -> str:
     try:
         if file == "-":
-            data = sys.stdin.buffer.read(FILE_SIZE_BYTES_MAX + 1)
+            data = sys.stdin.buffer.read(size_bytes_max + 1)
         else:
             with Path(file).open("rb") as opened:
-                data = opened.read(FILE_SIZE_BYTES_MAX + 1)
-        if len(data) > FILE_SIZE_BYTES_MAX:
-            raise Problem("spec_too_large", f"{file} is larger than a program may be.")
+                data = opened.read(size_bytes_max + 1)
+        if len(data) > size_bytes_max:
+            raise Problem("spec_too_large", f"{file} is larger than {what} may be.")
         return data.decode()
     except UnicodeDecodeError:
         raise click.UsageError(f"{file} is not UTF-8 text.") from None
