@@ -247,6 +247,35 @@ def new_main(arguments: list[str]) -> dict[str, object]:
     return module.__dict__
 
 
+def leave(status: int, namespace: dict[str, object]) -> None:
+    """Ends the process as the interpreter does, but for taking itself down.
+
+    That would touch all that was imported, which takes 10 ms where a zygote has imported much.
+    What a program can see happens: threads are waited for, exit functions run, objects end, and
+    what was printed is written.
+    """
+    import gc
+
+    try:
+        threading = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()  # noqa: SLF001
+        if "atexit" in sys.modules:
+            sys.modules["atexit"]._run_exitfuncs()  # noqa: SLF001
+    except BaseException as error:  # guard: an exit function's mistake changes no status
+        sys.excepthook(type(error), error, error.__traceback__)
+    try:
+        namespace.clear()
+        gc.collect()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BaseException:  # guard: as the interpreter does at its end
+                status = status or 120
+        os._exit(status)
+
+
 def built(command: list[str]) -> int:
     """Runs the command that builds a program; returns its exit status."""
     child = os.fork()
@@ -338,7 +367,7 @@ def main() -> None:
     if frame and os.getpid() == own_id:
         write_all(result, frame)
     del own_module
-    sys.exit(status)
+    leave(status, namespace)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ class ProcessCell:
                 "-c",
                 f"import marshal, os\nfor code in {self._bootstrap.read}: exec(code)",
                 str(self._lifeline),
-                "-1",
                 str(ends.result),
                 str(ends.request),
                 *options,

@@ -98,40 +98,43 @@ def wait_for(program: int, lifeline: int, woken: int) -> int:
         os.read(woken, 4096)
 
 
-def guard(lifeline: int, reply: int) -> None:
+def wake_on_child() -> tuple[int, int]:
+    """Returns a descriptor that can be read once a child has ended, and the one that wakes it."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    _signal.signal(SIGCHLD, on_child)  # pyright: ignore
+    _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)  # pyright: ignore
+    return woken, wake
+
+
+def watch(program: int, lifeline: int, woken: int) -> int:
+    """Waits for the program or for the end of the node, and ends all that is left; returns the
+    status."""
+    status = wait_for(program, lifeline, woken)
+    if os.getpid() != 1:
+        stop_all()
+    return status
+
+
+def guard(lifeline: int) -> None:
     """Splits in two: returns in the child, which runs the program; the parent watches and never
-    returns. It says the status on `reply` where the node is not its parent's parent."""
-    first_of_namespace = os.getpid() == 1
+    returns."""
     control = None
-    if not first_of_namespace:
+    if os.getpid() != 1:
         import ctypes
 
         control = ctypes.CDLL(None).prctl
         control(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
     program = os.fork()
     if program == 0:
         os.close(lifeline)
-        if reply >= 0:
-            os.close(reply)
-        os.close(woken)
-        os.close(wake)
         if control is not None:
             control(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
         return
-    keep_open([lifeline, woken, wake, *([reply] if reply >= 0 else [])])
-    _signal.signal(SIGCHLD, on_child)  # pyright: ignore
-    _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)  # pyright: ignore
-    status = wait_for(program, lifeline, woken)
-    if not first_of_namespace:
-        stop_all()
-    if reply >= 0:
-        try:
-            os.write(reply, b"%d" % status)
-        except OSError:
-            pass  # the node is gone
-    os._exit(status)
+    woken, wake = wake_on_child()
+    keep_open([lifeline, woken, wake])
+    os._exit(watch(program, lifeline, woken))
 
 
-guard(int(sys.argv.pop(1)), int(sys.argv.pop(1)))
+if __name__ == "__main__":
+    guard(int(sys.argv.pop(1)))

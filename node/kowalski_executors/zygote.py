@@ -6,10 +6,11 @@ file systems and the driver's options, with seven descriptors, the program's fiv
 lifeline and the reply. What the node gets back on the reply is a pidfd of the program's process 1,
 which is how it is watched and killed, and at the end the status.
 
-A child confines itself anew before it becomes the warden: namespaces of its own (users, mounts,
-processes, network, IPC), new file systems, no capability, no way to gain one, and the filter on
-system calls. The zygote ends when the node closes its end of the socket, and as it is process 1
-of the outer sandbox, all children end with it.
+A child confines itself anew: namespaces of its own (users, mounts, processes, network, IPC), new
+file systems, no capability, no way to gain one, and the filter on system calls. It splits into the
+warden and the process that will become the program, and one such pair stands ready at any time. The
+zygote ends when the node closes its end of the socket, and as it is process 1 of the outer sandbox,
+all children end with it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
+    from typing import Any
 
     CONTENT: tuple[CodeType, list[CodeType], bytes]
     """This module, the warden and the driver, and the filter (empty where there is none)."""
 
 PRELOADED = (
+    "_sitebuiltins",
     "bisect",
     "collections",
     "contextlib",
@@ -100,6 +103,10 @@ WRITABLE = ("/task", "/tmp", "/dev/shm")
 
 KINDS = NEW_USERS | NEW_MOUNTS | NEW_PROCESSES | NEW_IPC | NEW_NETWORK | CLONE_PIDFD
 USER, GROUP = os.getuid(), os.getgid()
+
+WARDEN: dict[str, Any] = {"__name__": "warden"}
+DRIVER: dict[str, Any] = {"__name__": "driver"}
+"""The names of those modules, which the node hands in compiled."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 python = ctypes.PyDLL(None, use_errno=True)
@@ -182,15 +189,20 @@ def bring_up_loopback() -> None:
     end.close()
 
 
-def give_up_powers(filter_program: bytes) -> None:
-    """Drops all capabilities for good and takes the filter, if there is one."""
+def bind_for_good() -> None:
+    """No process that comes from this one can ever gain what it does not have."""
     must(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     must(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "ambient")
     for capability in range(CAPABILITIES_MAX):
         if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break  # the first that this kernel does not know
+
+
+def give_up_powers() -> None:
+    """Drops all capabilities and takes the filter, if there is one."""
     header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
     must(libc.capset(header, bytes(24)), "capset")
+    filter_program = CONTENT[-1]  # noqa: F821
     if filter_program:
         kept = ctypes.create_string_buffer(filter_program, len(filter_program))
         program = struct.pack("HxxxxxxP", len(filter_program) // 8, ctypes.addressof(kept))
@@ -217,43 +229,75 @@ def pass_on(socket: _socket.socket, message: bytes, descriptors: list[int]) -> b
 
 
 def stand(orders: _socket.socket) -> None:
-    """In the child: gets ready, waits for the one program that it will run, and runs it."""
+    """In the child: gets ready, and splits into the warden and the one program that it will run;
+    never returns in the warden's half."""
     trouble = ""
     try:
         become_own_master()
         mount_own()
         bring_up_loopback()
+        bind_for_good()
     except OSError as error:
         trouble = str(error)
+    inner, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    _signal.signal(SIGCHLD, _signal.SIG_DFL)  # pyright: ignore
+    program = os.fork()
+    if program:
+        orders.close()
+        theirs.close()
+        try:
+            be_warden(program, inner)
+        finally:
+            os._exit(1)
+    inner.close()
+    await_orders(orders, theirs, trouble)
+
+
+def be_warden(program: int, inner: _socket.socket) -> None:
+    """In process 1: watches over the program once it has its orders; never returns."""
+    give_up_powers()
+    woken, wake = WARDEN["wake_on_child"]()
+    inner.send(b"R")
+    _, descriptors = receive(inner)
+    if len(descriptors) != 2:
+        os._exit(0)  # the zygote has ended, and nothing was ever to be run
+    lifeline, reply = descriptors
+    WARDEN["keep_open"]([lifeline, reply, woken, wake])
+    status = WARDEN["watch"](program, lifeline, woken)
+    try:
+        os.write(reply, b"%d" % status)
+    except OSError:
+        pass  # the node is gone
+    os._exit(status)
+
+
+def await_orders(orders: _socket.socket, warden: _socket.socket, trouble: str) -> None:
+    """In process 2: waits for the program's descriptors, and runs it; never returns."""
+    if not warden.recv(1):
+        os._exit(0)
     message, descriptors = receive(orders)
     if len(descriptors) != DESCRIPTORS:
         os._exit(0)  # the zygote has ended
-    orders.close()
-    for place, descriptor in enumerate(descriptors[:3]):
+    stdin, stdout, stderr, request, result, lifeline, reply = descriptors
+    # From here on it ends with the node, whatever happens.
+    if not pass_on(warden, b"W", [lifeline, reply]):
+        os._exit(0)
+    for descriptor in (lifeline, reply):
+        os.close(descriptor)
+    for place, descriptor in enumerate((stdin, stdout, stderr)):
         os.dup2(descriptor, place)
     try:
         if trouble:
             raise OSError(trouble)
-        run_program(message.decode("ascii").split(), *descriptors[3:])
-    except SystemExit:
-        raise  # the interpreter ends as it does after any program, with all that waits for it
-    except BaseException as error:  # guard: the node must learn why nothing runs
+        words = message.decode("ascii").split()
+        make_room(words[:3])
+        os.chdir("/task")
+        give_up_powers()
+    except Exception as error:  # guard: the node must learn why nothing runs
         os.write(2, f"{type(error).__name__}: {error}".encode())
         os._exit(126)
-    os._exit(0)
-
-
-def run_program(words: list[str], request: int, result: int, lifeline: int, reply: int) -> None:
-    """Confines this process for good and runs the warden and the driver in it."""
-    _, codes, filter_program = CONTENT  # noqa: F821
-    make_room(words[:3])
-    os.chdir("/task")
-    give_up_powers(filter_program)
-    _signal.signal(SIGCHLD, _signal.SIG_DFL)  # pyright: ignore
-    sys.argv = ["-c", str(lifeline), str(reply), str(result), str(request), *words[3:]]
-    names: dict[str, object] = {"__name__": "__main__"}
-    for code in codes:
-        exec(code, names)
+    sys.argv = ["-c", str(result), str(request), *words[3:]]
+    DRIVER["main"]()
 
 
 def make_ready(control: _socket.socket) -> tuple[_socket.socket, int]:
@@ -296,6 +340,9 @@ def main() -> None:
     """Gets ready, and serves."""
     for name in PRELOADED:
         __import__(name)
+    _, (warden, driver), _ = CONTENT  # noqa: F821
+    exec(warden, WARDEN)
+    exec(driver, DRIVER)
     # Children that have ended are not waited for.
     _signal.signal(SIGCHLD, _signal.SIG_IGN)  # pyright: ignore
     # What is here now is never garbage, and a collection in a child would only copy its pages.

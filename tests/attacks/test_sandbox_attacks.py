@@ -19,6 +19,7 @@ import pytest
 import trio
 
 from kowalski_executors.code_executor import CodeExecutor
+from kowalski_executors.languages import find_languages
 from kowalski_executors.seccomp import machine
 from tests.ports.executors import (
     SANDBOXES,
@@ -109,7 +110,9 @@ shown = sorted(os.listdir("/"))
     assert set(shown) <= allowed | {"tmp", "usr", prefix}
 
 
-async def test_of_the_folder_that_holds_python_only_python_is_shown(executor: CodeExecutor) -> None:
+async def test_of_the_folders_that_hold_languages_only_those_are_shown(
+    executor: CodeExecutor,
+) -> None:
     prefix = Path(sys.base_prefix).resolve()
     if prefix.is_relative_to("/usr"):
         pytest.skip("this Python is the distribution's, in /usr")
@@ -122,9 +125,11 @@ for part in sys.base_prefix.strip("/").split("/"):
     folder = os.path.join(folder, part)
 shown
 """
+    needed = [prefix, *(folder for language in find_languages() for folder in language.shown)]
     shown = await answer(executor, code)
     for folder, names in list(shown.items())[1:]:  # the first is the root of all
-        assert names == [Path(os.path.relpath(prefix, folder)).parts[0]]
+        below = {one.relative_to(folder).parts[0] for one in needed if one.is_relative_to(folder)}
+        assert set(names) == below
 
 
 async def test_the_nodes_environment_can_not_be_read(

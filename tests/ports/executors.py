@@ -125,7 +125,8 @@ def marked(mark: str) -> list[int]:
 def children() -> set[int]:
     """The processes that this very process started and has not waited for.
 
-    Without what stands ready for the next program: a sandbox with its zygote and one child of it.
+    Without what stands ready for the next program: a sandbox with its zygote, and of that one
+    warden with the process that will become the program.
     """
     return {child for child in _children(os.getpid()) if not _stands_ready(child)}
 
@@ -142,9 +143,13 @@ def _stands_ready(process: int) -> bool:
     with suppress(OSError):
         if b"CONTENT = marshal" not in Path(f"/proc/{process}/cmdline").read_bytes():
             return False
-    zygotes = _children(process)
-    ready = {child for zygote in zygotes for child in _children(zygote)}
-    return len(zygotes) <= 1 and len(ready) <= 1 and not any(map(_children, ready))
+    line = 0
+    while children := _children(process):
+        if len(children) > 1:
+            return False
+        (process,) = children
+        line += 1
+    return line <= 3
 
 
 def open_descriptors() -> int:

@@ -196,6 +196,33 @@ _DEFINITIONS: Final = (
         " seeds draw them; simulated time of all by processor time of all",
     ),
     Definition(
+        "code_warm_p50", "code", "a Python program of 100 lines, warm, by HTTP: median", "ms",
+        _most(8), "a cluster of one; POST /api/tasks with wait_s; from the call to the value",
+    ),
+    Definition(
+        "code_warm_sandbox_p50", "code", "of which the sandbox, the program's run included",
+        "ms", _most(5), "from the start of the attempt to its outcome, as the device records it",
+    ),
+    Definition(
+        "code_cold_p50", "code", "a cold start of Python in the sandbox: median", "ms",
+        _most(40), "bubblewrap, interpreter, a program of one line, and the end of it all",
+    ),
+    Definition(
+        "code_throughput", "code", "1,000 small Python programs by one batch call, 3 nodes",
+        "tasks/s", _least(150), "every one in a sandbox of its own; from the call to all settled"
+        " on the submitter; median of several batches; all values are compared",
+    ),
+    Definition(
+        "code_limits", "code", "a program past its limit is stopped within", "ms over the limit",
+        _most(250), "with a second to run: a loop, a sleep in C, a fork bomb, 10 GB of memory, 1 GB"
+        " of output, threads without end; the latest of all, to the end of the last process",
+    ),
+    Definition(
+        "code_cancel", "code", "a cancellation reaches a running program", "ms", _most(250),
+        "a cluster of one; from the request to the settlement, which follows the end of the last"
+        " process; the slowest",
+    ),
+    Definition(
         "throughput_1", "scale", "5,000 echo tasks, 1 process", "tasks/s", None,
         "as throughput",
     ),

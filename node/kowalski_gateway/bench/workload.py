@@ -92,7 +92,14 @@ def _shares(before: ClusterView, after: ClusterView) -> dict[str, int]:
 
 async def check_results(client: Client, handles: Sequence[TaskHandle]) -> None:
     """Raises where a task of `echo(number)` did not bring its number."""
-    expected = {handle.id: number for number, handle in enumerate(handles)}
+    await check_values(client, handles, lambda number: number)
+
+
+async def check_values(
+    client: Client, handles: Sequence[TaskHandle], value_of: Callable[[int], object]
+) -> None:
+    """Raises where a task did not bring the value of its number."""
+    expected = {handle.id: value_of(number) for number, handle in enumerate(handles)}
     async for view in client.results(handles):
         got = view.result.value if view.result is not None else None
         if view.outcome != "completed" or got != expected.pop(view.id):
