@@ -11,6 +11,7 @@ that fails is offered; any other is refused with the cause and the command that 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -42,6 +43,8 @@ from kowalski_executors.user_mapping import make_user_mapping
 from kowalski_executors.warm import Warm
 from kowalski_node.executor import Capabilities
 from kowalski_protocol.errors import Problem
+
+_log = logging.getLogger("kowalski.sandbox")
 
 PROBE_S: Final = 5.0
 """How long a probe may take on a busy device."""
@@ -192,8 +195,11 @@ async def _probe_sandbox(work_root: Path, languages: Sequence[Language], *, warm
     forked = await _probe(work_root, lambda _: Warm(outer), _PROGRAM)
     if forked.confinement is not None:
         return forked
-    why = " ".join(forked.capabilities.problems)
-    problem = f"Programs start cold here, which takes some 20 ms more each. {why}"
+    _log.info("no warm starts: %s", " ".join(forked.capabilities.problems))
+    problem = (
+        "Programs start cold here, which takes some 20 ms more each: what runs in the sandbox may"
+        " make no namespaces of its own."
+    )
     problems = (*cold.capabilities.problems, problem)
     return replace(cold, capabilities=structs.replace(cold.capabilities, problems=problems))
 

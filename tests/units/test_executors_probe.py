@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from kowalski_executors import sandbox_probe
+from kowalski_executors import sandbox_probe, warm
 from kowalski_executors.code_executor import CodeExecutor
 from kowalski_executors.interpreter import Interpreter, find_interpreter, folder_to_show
 from kowalski_node.executor import Capabilities, Failed
 from kowalski_protocol.errors import Problem
-from tests.ports.executors import Recorder, attempt, children, failure, python
+from tests.ports.executors import Recorder, answer, attempt, children, failure, python
 
 LEAKING = """#!/bin/sh
 # Runs the command without confining it.
@@ -123,6 +123,29 @@ async def test_a_sandbox_that_leaks_is_not_offered(
     )
     assert names_in(tmp_path) == ["bin", "work"]
     assert names_in(tmp_path / "work") == []
+
+
+@pytest.mark.needs_bubblewrap
+async def test_where_no_namespaces_can_be_made_inside_programs_start_cold_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where AppArmor lets bubblewrap make namespaces, and nothing that runs in it.
+    text = (Path(warm.__file__).parent / "zygote.py").read_text(encoding="utf-8")
+    forbidden = text.replace("    if number < 0:\n", "    if number > 0:\n")
+    assert forbidden != text
+    whole = warm.compiled
+    monkeypatch.setattr(
+        warm,
+        "compiled",
+        lambda name: compile(forbidden, "<zygote>", "exec") if name == "zygote" else whole(name),
+    )
+    executor = CodeExecutor(work_root=tmp_path / "work")
+    offered = await executor.probe()
+    assert offered.sandbox == "bubblewrap"
+    assert list(offered.languages) == ["python"]
+    assert any(said.startswith("Programs start cold here") for said in offered.problems)
+    assert await answer(executor, "6 * 7") == 42
+    assert not children()
 
 
 async def test_a_refused_sandbox_says_what_was_refused(tmp_path: Path, place_bwrap) -> None:
