@@ -19,9 +19,6 @@ from kowalski_node.executor import Completed, Failed, Outcome
 BUILT: Final = b"P"
 """The tag of the frame that holds what was built of a program."""
 
-_DRIVER_LEFT: Final = 125
-"""The driver's own exit status when the node stopped speaking before the program was there."""
-
 _TELLING: Final = (
     re.compile(r"^[\w.]*(?:Error|Exception)\b"),
     re.compile(r"\b\w*(?:[Ee]rror|Exception|panicked|fatal|not found)\b"),
@@ -116,8 +113,6 @@ def _ended_silently(ending: Ending, limits: Limits) -> tuple[str, str]:
     """Returns code and sentence for a program that ended without the driver's having a word."""
     status = ending.status
     number = -status if status < 0 else status - 128
-    if status == _DRIVER_LEFT:
-        return "executor_failed", "The program did not reach its sandbox."
     try:
         name = signal.Signals(number).name
     except ValueError:

@@ -101,13 +101,16 @@ class Warm:
 
     async def ask(self, message: bytes, descriptors: Sequence[int]) -> None:
         """Has a child forked; makes a new zygote where the last one has ended."""
-        if self._zygote is not None:
+        zygote = self._zygote
+        if zygote is not None:
             try:
-                await self._zygote.ask(message, descriptors)
+                await zygote.ask(message, descriptors)
                 return
             except OSError:
-                self._zygote.end()
-        self._zygote = Zygote(self._outer, self._bootstrap)
+                zygote.end()
+        # Somebody else may have found out before, and made a new one meanwhile.
+        if self._zygote is zygote or self._zygote is None:
+            self._zygote = Zygote(self._outer, self._bootstrap)
         await self._zygote.ask(message, descriptors)
 
 

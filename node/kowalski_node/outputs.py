@@ -1,7 +1,7 @@
 """What lies on other devices and is wanted here: the output of a running attempt, and blobs.
 
 Output is asked for piece by piece from the device that runs the attempt; a blob is fetched from
-whichever connected member has it, straight into this device's store, where its hash is checked.
+whichever connected members have it, straight into this device's store (see `blob_fetches`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from kowalski_protocol.errors import Problem
 from kowalski_protocol.ids import Author, EventHash
 from kowalski_protocol.messages import Output, OutputRequest, decode_output
 
-from .blobs import Blobs
+from .blob_fetches import BlobFetches
+from .blobs import Blobs, is_blob_hash
 from .network import NetworkError
 from .runner import Runner
 from .views import OutputChunk
@@ -36,6 +37,7 @@ class Outputs:
         self._runner = runner
         self._blobs = blobs
         self._network = network
+        self._fetches = BlobFetches(blobs, network)
         self._bringing: dict[str, trio.Event] = {}
 
     def answer(self, request: OutputRequest) -> Output:
@@ -79,7 +81,14 @@ class Outputs:
             return None
 
     async def open_blob(self, blob_hash: str) -> Path:
-        """A local file with the blob, fetched if need be; Problem not_found where nobody has it."""
+        """A local file with the blob, fetched if need be; Problem not_found where nobody has it.
+
+        It stays at least until every attempt that runs now has ended, whichever of them asks.
+        """
+        running = [window for window in self._runner.outputs.values() if window.running]
+        if is_blob_hash(blob_hash):
+            # Before it is brought, so that there is no moment in which it could be thrown away.
+            self._blobs.hold(blob_hash, lambda: any(window.running for window in running))
         await self.bring_blob(blob_hash)
         path = self._blobs.path(blob_hash)
         if path is None:
@@ -87,11 +96,15 @@ class Outputs:
         return path
 
     async def bring_blob(self, blob_hash: str, first: Author | None = None) -> bool:
-        """Makes sure a blob is here; asks `first`, then every connected member. False: nobody has
-        it.
+        """Makes sure a blob is here; False: nobody has it. Raises Problem disk_full.
+
+        `first` is the device whose result the blob is, where it belongs to a task of this device's:
+        that one is asked first, and the blob is kept for good.
         """
         while True:
-            if self._blobs.path(blob_hash) is not None:
+            if self._blobs.path(blob_hash) is not None and (
+                first is None or await self._blobs.pin(blob_hash)
+            ):
                 return True
             under_way = self._bringing.get(blob_hash)
             if under_way is None:
@@ -99,24 +112,7 @@ class Outputs:
             await under_way.wait()
         done = self._bringing[blob_hash] = trio.Event()
         try:
-            connected: list[bytes] = list(self._network().connected())
-            connected.sort(key=lambda peer: peer != first)
-            for peer in connected:
-                if await self._fetch(peer, blob_hash):
-                    return True
-            return False
+            return await self._fetches.fetch(blob_hash, first, pinned=first is not None)
         finally:
             del self._bringing[blob_hash]
             done.set()
-
-    async def _fetch(self, peer: bytes, blob_hash: str) -> bool:
-        try:
-            async with self._network().fetch_blob(peer, bytes.fromhex(blob_hash), 0) as blob:
-                await self._blobs.store(blob.__aiter__(), expected=blob_hash)
-        except NetworkError:
-            return False
-        except Problem as problem:
-            if problem.code == "disk_full":
-                raise
-            return False
-        return True

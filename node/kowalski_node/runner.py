@@ -206,7 +206,12 @@ class Runner:
             assert result is not None
         is_blob = len(result) > self._limits.attachment_size_bytes_max
         if is_blob:
-            await self.blobs.store_bytes(result)
+            try:
+                await self.blobs.store_bytes(result)
+            except Problem as problem:
+                outcome, is_blob = Failed(problem.code, problem.sentence), False
+                result = _result_bytes(outcome)
+                assert result is not None
         return AttemptEnded(
             attempt=start.attempt,
             ok=isinstance(outcome, Completed),

@@ -411,8 +411,13 @@ class Service:
         return await self._blobs.store(chunks)
 
     async def open_blob(self, blob_hash: str) -> tuple[int, AsyncIterator[bytes]]:
-        await self._outputs.bring_blob(blob_hash)
-        found = await self._blobs.read(blob_hash)
+        opening = True
+        self._blobs.hold(blob_hash, lambda: opening)  # others' transfers must not push it out
+        try:
+            await self._outputs.bring_blob(blob_hash)
+            found = await self._blobs.read(blob_hash)
+        finally:
+            opening = False
         if found is None:
             raise Problem("not_found", "No live member has this blob.")
         return found

@@ -51,6 +51,10 @@ class Limits(msgspec.Struct, frozen=True):
     """A task's payload as sent; larger inputs are blobs named in the payload."""
     result_size_bytes_max: int = 16 * 1024 * 1024
     """A result's value and output; past 64 KiB it travels as a blob."""
+    blob_size_bytes_max: int = 64 * 1024 * 1024 * 1024
+    """A blob, uploaded or fetched: room for the largest models and archives that one file holds,
+    and an end for a member whose blob has none.
+    """
     name_length_max: int = 64
     """Characters of a device's name: a host name's part has at most 63, and a name that is longer
     is no help in a table.

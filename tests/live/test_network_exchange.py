@@ -10,7 +10,13 @@ import pytest
 import trio
 from libp2p.network.stream.exceptions import StreamError
 
-from kowalski_node.network import Network, NetworkError, NetworkOptions
+from kowalski_node.network import (
+    BlobTooShort,
+    Network,
+    NetworkError,
+    NetworkOptions,
+    PeerLied,
+)
 from kowalski_node.network.exchange import BLOB, PULL
 from kowalski_node.network.stream import BufferedStream, framed, open_stream
 from tests.live.network_world import KEYS, Recorder, meet, network, process, until
@@ -140,13 +146,15 @@ async def test_a_blob_comes_from_any_offset() -> None:
             async with b.fetch_blob(KEYS[0], name, offset) as fetched:
                 assert fetched.size_bytes == len(blob)
                 async for chunk in fetched:
-                    assert 0 < len(chunk) <= 65536
+                    assert 0 < len(chunk) <= MEBIBYTE + 65536
                     received += chunk
             assert received == blob[offset:]
-        for offset in (0, len(blob) + 1):
-            with pytest.raises(NetworkError):
-                async with b.fetch_blob(KEYS[0], bytes(32) if offset == 0 else name, offset):
-                    pass
+        with pytest.raises(NetworkError, match="doesn't have"):
+            async with b.fetch_blob(KEYS[0], bytes(32), 0):
+                pass
+        with pytest.raises(BlobTooShort):
+            async with b.fetch_blob(KEYS[0], name, len(blob) + 1):
+                pass
 
 
 async def test_a_large_blob_takes_constant_memory_and_may_be_left_half_way() -> None:
@@ -220,6 +228,70 @@ async def test_a_blob_that_ends_early_is_an_error() -> None:
         await meet(b, 0, a)
         with pytest.raises(NetworkError):
             await fetch_whole(b)
+
+
+class Says(Recorder):
+    """Says a size, and sends what it likes, in chunks of its own; knows whether it was closed."""
+
+    def __init__(self, size_bytes: int, *chunks: bytes, pause_s: float = 0) -> None:
+        super().__init__()
+        self._size_bytes = size_bytes
+        self._chunks = chunks
+        self._pause_s = pause_s
+        self.closed = False
+
+    async def serve_blob(
+        self, peer: bytes, blob_hash: bytes, offset: int
+    ) -> tuple[int, AsyncIterator[bytes]]:
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                for chunk in self._chunks:
+                    yield chunk
+                    await trio.sleep(self._pause_s)  # poll: the pace that the test is about
+            finally:
+                self.closed = True
+
+        return self._size_bytes, chunks()
+
+
+async def test_chunks_of_any_size_are_sent() -> None:
+    chunks = [bytes([number]) * size for number, size in enumerate((1, 65507, 65508, 5_000_000))]
+    there = Says(sum(map(len, chunks)), *chunks)
+    async with network(0, there) as a, network(1, Recorder()) as b:
+        await meet(b, 0, a)
+        async with b.fetch_blob(KEYS[0], bytes(32), 0) as fetched:
+            assert b"".join([chunk async for chunk in fetched]) == b"".join(chunks)
+        assert a.traffic()[KEYS[1]]["blob"].sent_bytes == sum(map(len, chunks))
+        await until(lambda: there.closed)
+
+
+async def test_more_bytes_than_were_said_are_not_handed_on() -> None:
+    async with network(0, Says(1000, bytes(2000))) as a, network(1, Recorder()) as b:
+        await meet(b, 0, a)
+        with pytest.raises(PeerLied):
+            await fetch_whole(b)
+
+
+async def test_a_blob_without_an_end_is_refused_before_its_first_byte() -> None:
+    options = NetworkOptions(blob_bytes=5000)
+    for size_bytes in (5001, 2**64 - 1):
+        there = Says(size_bytes, bytes(size_bytes % 10_000))
+        async with network(0, there) as a, network(1, Recorder(), options) as b:
+            await meet(b, 0, a)
+            with pytest.raises(PeerLied):
+                await fetch_whole(b)
+
+
+async def test_a_blob_that_trickles_is_given_up() -> None:
+    options = NetworkOptions(read_timeout_s=0.3)
+    there = Says(10**6, *[b"x"] * 1000, pause_s=0.02)
+    async with network(0, there) as a, network(1, Recorder(), options) as b:
+        await meet(b, 0, a)
+        begun_s = time.monotonic()
+        with pytest.raises(NetworkError, match="longer"):
+            await fetch_whole(b)
+        assert time.monotonic() - begun_s < 5
+        await until(lambda: there.closed)
 
 
 async def test_half_a_request_is_given_up_and_its_stream_ended() -> None:

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .interface import Blob, Handler, NetworkError, NetworkOptions, Traffic
+from .interface import (
+    Blob,
+    BlobTooShort,
+    Handler,
+    NetworkError,
+    NetworkOptions,
+    PeerLied,
+    Traffic,
+)
 
 if TYPE_CHECKING:
     from .join_listener import JoinListener, ask_to_join
@@ -18,11 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blob",
+    "BlobTooShort",
     "Handler",
     "JoinListener",
     "Network",
     "NetworkError",
     "NetworkOptions",
+    "PeerLied",
     "Traffic",
     "ask_to_join",
 ]

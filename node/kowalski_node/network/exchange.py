@@ -4,7 +4,11 @@ Pull (`/kowalski/pull/1`): the asker sends one message and reads one. Blob
 (`/kowalski/blob/1`): the asker sends hash and offset, the holder answers with one byte (1 if it
 has it), the whole size (8 bytes, big-endian) and the bytes from the offset to the end. Each
 message is bounded before it is read, every read and write has a deadline, and no more of a blob
-is in memory than the stream's window.
+is in memory than the stream's window and one piece.
+
+A holder is believed nothing: the size that it says is bounded, and what comes beyond it is not
+handed on. Bytes come at a minimum pace, since each `PACE_BYTES` must be there within the deadline
+of one read. Whether they are the right ones is for the asker's hash to say.
 """
 
 from __future__ import annotations
@@ -16,14 +20,15 @@ from typing import Final
 from libp2p.abc import INetConn
 
 from .border import asked, attempt
-from .interface import Handler, NetworkError, NetworkOptions
-from .stream import BufferedStream, framed, open_stream
+from .interface import BlobTooShort, Handler, NetworkError, NetworkOptions, PeerLied
+from .stream import FRAME_BYTES, BufferedStream, framed, open_stream
 
 PULL: Final = "/kowalski/pull/1"
 BLOB: Final = "/kowalski/blob/1"
 HASH_BYTES: Final = 32
 OFFSET_BYTES: Final = 8
-CHUNK_BYTES: Final = 64 * 1024
+PACE_BYTES: Final = 64 * 1024
+"""What must come within one read's deadline: with 10 s, 6.4 KiB/s, which any working link has."""
 FOUND: Final = b"\x01"
 NOT_FOUND: Final = b"\x00"
 
@@ -86,20 +91,30 @@ class FetchedBlob:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while self._left_bytes:
-            piece = await attempt("reading a blob", self._timeout_s, self._stream.read_piece)
-            if len(piece) > self._left_bytes:
-                raise NetworkError("more bytes than the blob has")
+            piece = await attempt("reading a blob", self._timeout_s, self._piece)
             self._left_bytes -= len(piece)
             self._count(0, len(piece))
-            for start in range(0, len(piece), CHUNK_BYTES):
-                yield bytes(piece[start : start + CHUNK_BYTES])
+            yield piece
+
+    async def _piece(self) -> bytes:
+        """What has come, at least `PACE_BYTES` or all that is left."""
+        held = await self._stream.read_piece()
+        if len(held) < min(PACE_BYTES, self._left_bytes):
+            held = bytearray(held)
+            while len(held) < min(PACE_BYTES, self._left_bytes):
+                held += await self._stream.read_piece()
+        if len(held) > self._left_bytes:
+            raise PeerLied("more bytes than the blob has")
+        return bytes(held)  # copies nothing where it is bytes already
 
 
 @asynccontextmanager
 async def fetch(
     conn: INetConn, blob_hash: bytes, offset: int, options: NetworkOptions, count: Counted
 ) -> AsyncIterator[FetchedBlob]:
-    """A blob from `offset` on; raises NetworkError, also where the peer doesn't have it."""
+    """A blob from `offset` on. Raises NetworkError, also where the peer doesn't have it; its
+    subclass BlobTooShort where the peer's blob ends before `offset`.
+    """
     assert len(blob_hash) == HASH_BYTES
     timeout_s = options.read_timeout_s
     stream = await attempt("opening a blob stream", timeout_s, open_stream, conn, BLOB)
@@ -109,8 +124,12 @@ async def fetch(
         await attempt("asking for a blob", timeout_s, stream.widen, options.lane_window_bytes)
         head = await attempt("reading a blob", timeout_s, stream.read, 1 + OFFSET_BYTES)
         size_bytes = int.from_bytes(head[1:], "big")
-        if head[:1] != FOUND or size_bytes < offset:
+        if head[:1] != FOUND:
             raise NetworkError("the peer doesn't have the blob")
+        if size_bytes > options.blob_bytes:
+            raise PeerLied(f"a blob of {size_bytes} bytes")
+        if size_bytes < offset:
+            raise BlobTooShort(f"a blob of {size_bytes} bytes was asked for from byte {offset}")
         yield FetchedBlob(stream, size_bytes, offset, timeout_s, count)
     finally:
         await stream.reset()
@@ -132,13 +151,16 @@ async def serve(
         await stream.close()
         return
     size_bytes, chunks = found
-    await attempt(
-        "answering", timeout_s, stream.write, FOUND + size_bytes.to_bytes(OFFSET_BYTES, "big")
-    )
     async with aclosing(chunks) if hasattr(chunks, "aclose") else _left_open():  # pyright: ignore
+        head = FOUND + size_bytes.to_bytes(OFFSET_BYTES, "big")
+        await attempt("answering", timeout_s, stream.write, head)
         async for chunk in chunks:
-            await attempt("sending a blob", timeout_s, stream.write, chunk)
-            count(len(chunk), 0)
+            with memoryview(chunk) as view:
+                # A deadline for each frame, so that a slow link may take long for a large chunk.
+                for start in range(0, len(view), FRAME_BYTES):
+                    frame = view[start : start + FRAME_BYTES]
+                    await attempt("sending a blob", timeout_s, stream.write, frame)
+                    count(len(frame), 0)
     await stream.close()
 
 

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from kowalski_protocol.limits import LIMITS
+
 Purpose = Literal["lane", "gossip", "pull", "blob"]
 PURPOSES: Final[tuple[Purpose, ...]] = ("lane", "gossip", "pull", "blob")
 
@@ -20,6 +22,14 @@ MEBIBYTE: Final = 1024 * 1024
 
 class NetworkError(Exception):
     """A peer could not be reached, answered wrongly or not in time. The text is for the log."""
+
+
+class PeerLied(NetworkError):
+    """A peer said of a blob what can't be, or what it then didn't keep to."""
+
+
+class BlobTooShort(NetworkError):
+    """A peer's blob ends before the byte that was asked for. One of the two is not the blob."""
 
 
 class Handler(Protocol):
@@ -57,7 +67,8 @@ class Handler(Protocol):
     async def serve_blob(
         self, peer: bytes, blob_hash: bytes, offset: int
     ) -> tuple[int, AsyncIterator[bytes]] | None:
-        """A blob's whole size and its bytes from `offset` on; None if it isn't here."""
+        """A blob's whole size and its bytes from `offset` on; None if it isn't here. The network
+        closes the iterator where it has an `aclose`."""
         ...
 
 
@@ -76,6 +87,8 @@ class NetworkOptions:
     """What a peer may send ahead of our reading on one stream; bounds memory per stream."""
     request_bytes: int = MEBIBYTE
     response_bytes: int = 16 * MEBIBYTE
+    blob_bytes: int = LIMITS.blob_size_bytes_max
+    """A peer that says more of a blob is not listened to."""
     gossip_message_bytes: int = MEBIBYTE - 16 * KIBIBYTE
     """What py-libp2p and go-libp2p accept by default is 1 MiB with all that surrounds the data."""
     gossip_bundle_bytes: int = 256 * KIBIBYTE
@@ -115,7 +128,7 @@ class Traffic:
 
 
 class Blob(Protocol):
-    """A blob being fetched: iterate it for its chunks, at most 64 KiB each."""
+    """A blob being fetched: iterate it for its chunks, about 1 MiB each at most."""
 
     @property
     def size_bytes(self) -> int:

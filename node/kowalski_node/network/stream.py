@@ -14,7 +14,7 @@ too.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 from libp2p.abc import IMuxedConn, INetConn, INetStream
@@ -23,12 +23,16 @@ from libp2p.network.stream.exceptions import StreamEOF, StreamReset
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
-from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, HEADER_SIZE, Yamux, YamuxStream
 
 from .interface import NetworkError
 
 PIECE_BYTES: Final = 1024 * 1024
+FRAME_BYTES: Final = MAX_PLAINTEXT_LENGTH - HEADER_SIZE
+"""What fits one yamux frame that fits one Noise message. Left to itself yamux fills frames that
+are 17 bytes too long for that, so that each is encrypted and sent as two messages."""
 NEGOTIATION_S: Final = 10
 LENGTH_BYTES: Final = 4
 OPEN_S: Final = 3.0
@@ -109,8 +113,18 @@ class BufferedStream(INetStream):
             )
         return await self.read(size_bytes)
 
-    async def write(self, data: bytes) -> None:
-        await self._stream.write(data)
+    async def write(self, data: bytes | memoryview) -> None:
+        """All of `data` is with the connection; waits while window or wire are full."""
+        if len(data) <= FRAME_BYTES:
+            await self._write(data)
+            return
+        with memoryview(data) as view:
+            for start in range(0, len(view), FRAME_BYTES):
+                await self._write(view[start : start + FRAME_BYTES])
+
+    async def _write(self, data: bytes | memoryview) -> None:
+        # libp2p only slices it, and adds it to a header: a view saves a copy.
+        await self._stream.write(cast("bytes", data))
 
     async def close(self) -> None:
         await self._stream.close()
