@@ -32,7 +32,7 @@ import builtins
 import os
 import sys
 from io import TextIOWrapper
-from types import ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` and `collections.abc` would be imported for their names alone
@@ -178,19 +178,46 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def execute(source: str, namespace: dict[str, object]) -> object:
-    """Runs a program as a notebook runs a cell: returns the value of the last expression, else
-    None."""
+def parts_by_text(source: str) -> tuple[CodeType, CodeType] | None:
+    """Returns what comes before the last expression and that expression, or None where the text
+    alone does not tell them apart.
+
+    The last line that begins a statement is taken for one; it is when both halves compile. A half
+    that ends in the middle of a string, a bracket or a statement does not.
+    """
+    start = len(source)
+    while start > 0:
+        start = source.rfind("\n", 0, start - 1) + 1
+        if source[start : start + 1] not in " \t\f\r\n#)]}":
+            break
+    before, last = source[:start], source[start:]
+    try:
+        # As many empty lines before it, so that a traceback names the right one.
+        expression = compile("\n" * before.count("\n") + last, FILE_NAME, "eval", dont_inherit=True)
+        return compile(before, FILE_NAME, "exec", dont_inherit=True), expression
+    except (SyntaxError, ValueError):
+        return None
+
+
+def parts_by_tree(source: str) -> tuple[CodeType, CodeType | None]:
+    """Returns the same for any program, and None for a last statement that is no expression. It
+    takes three times as long."""
     tree = compile(source, FILE_NAME, "exec", ONLY_AST, dont_inherit=True)
     assert isinstance(tree, _ast.Module)
     last: _ast.Expression | None = None
     if tree.body and isinstance(tree.body[-1], _ast.Expr):
         last = _ast.Expression(tree.body[-1].value)
         del tree.body[-1]
-    exec(compile(tree, FILE_NAME, "exec", dont_inherit=True), namespace)
-    if last is None:
-        return None
-    return eval(compile(last, FILE_NAME, "eval", dont_inherit=True), namespace)
+    before = compile(tree, FILE_NAME, "exec", dont_inherit=True)
+    return before, compile(last, FILE_NAME, "eval", dont_inherit=True) if last else None
+
+
+def execute(source: str, namespace: dict[str, object]) -> object:
+    """Runs a program as a notebook runs a cell: returns the value of the last expression, else
+    None."""
+    before, last = parts_by_text(source) or parts_by_tree(source)
+    exec(before, namespace)
+    return eval(last, namespace) if last is not None else None
 
 
 def report(error: BaseException, source: str) -> str:
