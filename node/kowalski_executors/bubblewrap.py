@@ -213,7 +213,8 @@ def _read_only_view(shown: Sequence[Path]) -> list[str]:
             options += ["--ro-bind", str(folder), str(folder)]
     options += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for folder in dict.fromkeys(shown):
-        options += ["--ro-bind", str(folder), str(folder)]
+        # One that has gone since, as after an upgrade, must not stop every program.
+        options += ["--ro-bind-try", str(folder), str(folder)]
     options += ["--proc", "/proc"]
     for name in _DEVICES:
         options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]

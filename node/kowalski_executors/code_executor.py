@@ -15,7 +15,7 @@ from msgspec import structs
 
 from kowalski_executors.compiled import Compiled
 from kowalski_executors.confinement import Confinement
-from kowalski_executors.endings import BUILT, outcome_of
+from kowalski_executors.endings import built_of, outcome_of
 from kowalski_executors.language_probe import Remembered, probe_languages
 from kowalski_executors.languages import Job, Language, python_job
 from kowalski_executors.limits import Limits, limits_for
@@ -31,7 +31,14 @@ class CodeExecutor:
 
     name = "code"
 
-    def __init__(self, *, work_root: Path, unsandboxed: bool = False, warm: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        work_root: Path,
+        unsandboxed: bool = False,
+        warm: bool = True,
+        remembered: Path | None = None,
+    ) -> None:
         self._work_root = work_root
         self._unsandboxed = unsandboxed
         self._warm = warm
@@ -39,7 +46,7 @@ class CodeExecutor:
         self._probed: Probed | None = None
         self._languages: dict[str, Language] = {}
         """Those besides Python that have run a program here."""
-        self._remembered = Remembered(work_root / "languages.json")
+        self._remembered = Remembered(remembered)
         self._has_tried_all = False
         self._compiled = Compiled(work_root / "compiled")
 
@@ -51,7 +58,8 @@ class CodeExecutor:
                     probed = await probe_unsandboxed(self._work_root)
                 else:
                     probed = await probe_sandbox(self._work_root, warm=self._warm)
-                self._probed = self._with(probed, self._remembered.load(probed))
+                known = [one for one in self._remembered.load(probed) if one.version]
+                self._probed = self._with(probed, known)
         return self._probed.capabilities
 
     async def probe_all(self) -> Capabilities:
@@ -60,8 +68,10 @@ class CodeExecutor:
         async with self._probing:
             assert self._probed is not None
             if not self._has_tried_all:
-                languages, problems = await probe_languages(self._probed)
-                self._remembered.save(self._probed, languages)
+                known = [*self._languages.values()]
+                languages, problems = await probe_languages(self._probed, known)
+                if len(known) < len(self._probed.languages):
+                    self._remembered.save(self._probed, languages)
                 self._probed = self._with(self._probed, languages, problems)
                 self._has_tried_all = True
         return self._probed.capabilities
@@ -118,7 +128,7 @@ class CodeExecutor:
         compiled = await trio.to_thread.run_sync(self._compiled.get, key) if key else None
         job = language.job(program, limits, compiled)
         ending = await supervise(confinement, job, limits, context)
-        if key and ending.frame.startswith(BUILT):
-            kept = bytes(memoryview(ending.frame)[1:])
+        kept = built_of(ending) if key else None
+        if key and kept is not None:
             await trio.to_thread.run_sync(self._compiled.put, key, kept)
         return outcome_of(ending, limits)

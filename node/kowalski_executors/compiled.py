@@ -7,6 +7,7 @@ node's own and is no ledger: what is lost is compiled again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from contextlib import suppress
@@ -19,6 +20,10 @@ KEPT_BYTES_MAX: Final = 512 * MEBIBYTE
 """Of all programs together; those that were not used for longest go first."""
 
 
+_DIGEST_BYTES: Final = 32
+"""Each file begins with the digest of the rest."""
+
+
 class Compiled:
     """The compiled programs of a device."""
 
@@ -29,9 +34,12 @@ class Compiled:
         """The program of this key, if it is here."""
         path = self._folder / key
         with suppress(OSError):
-            program = path.read_bytes()
-            os.utime(path)
-            return program
+            kept = path.read_bytes()
+            program = kept[_DIGEST_BYTES:]
+            if kept[:_DIGEST_BYTES] == hashlib.sha256(program).digest():
+                os.utime(path)
+                return program
+            path.unlink()  # as a power cut leaves it
         return None
 
     def put(self, key: str, program: bytes) -> None:
@@ -39,7 +47,7 @@ class Compiled:
         part = self._folder / f"{secrets.token_hex(8)}.part"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part.write_bytes(program)
+            part.write_bytes(hashlib.sha256(program).digest() + program)
             part.replace(self._folder / key)
             self._make_room()
         except OSError:

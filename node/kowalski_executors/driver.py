@@ -17,7 +17,7 @@ streams:
                               b"X" + number + b" " + text  the program left with this exit status
                               b"L"                     the value is larger than it may be
                               b"C"                     the program could not be built
-                              b"P" + bytes             what was built, to be kept
+                              b"P" + size + b"\n" + bytes  what was built, to be kept
 
 The node sends the source only after b"R": by then every process of the sandbox is bound to die with
 the node, and if the node died before, the request ends early and the driver leaves without having
@@ -285,19 +285,22 @@ def leave(status: int, namespace: dict[str, object]) -> None:
 
     try:
         threading = sys.modules.get("threading")
-        if threading is not None:
-            threading._shutdown()  # noqa: SLF001
-        if "atexit" in sys.modules:
-            sys.modules["atexit"]._run_exitfuncs()  # noqa: SLF001
-    except BaseException as error:  # guard: an exit function's mistake changes no status
-        sys.excepthook(type(error), error, error.__traceback__)
-    try:
-        namespace.clear()
-        gc.collect()
+        try:
+            if threading is not None:
+                threading._shutdown()  # noqa: SLF001
+            if "atexit" in sys.modules:
+                sys.modules["atexit"]._run_exitfuncs()  # noqa: SLF001
+        except BaseException as error:  # guard: an exit function's mistake changes no status
+            sys.excepthook(type(error), error, error.__traceback__)
+        # A thread that goes on meanwhile must find its names.
+        if threading is None or threading.active_count() == 1:
+            namespace.clear()
+            gc.collect()
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             try:
-                stream.flush()
+                if stream is not None and not stream.closed:
+                    stream.flush()
             except BaseException:  # guard: as the interpreter does at its end
                 status = status or 120
         os._exit(status)
@@ -307,6 +310,8 @@ def built(command: list[str]) -> int:
     """Runs the command that builds a program; returns its exit status."""
     child = os.fork()
     if child == 0:
+        # What is built is kept for whoever has the same source, so nothing else may go into it.
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         try:
             os.execv(command[0], command)
         except OSError as error:
@@ -315,15 +320,15 @@ def built(command: list[str]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def take_place(parts: list[bytes], result: int, kept_bytes_max: int) -> None:
+def take_place(parts: list[bytes], folder: str, result: int, kept_bytes_max: int) -> None:
     """Builds a program of another language, if need be, and becomes it; never returns.
 
     What was built goes to the node before any of it runs, so that it is what the compiler made.
     """
     import _signal  # pyright: ignore[reportMissingImports]
+    import resource
 
     file, content, build, run, *arguments = parts
-    folder = os.environ["TMPDIR"] + "/program"
     os.mkdir(folder, 0o700)  # noqa: PTH102
     path = f"{folder}/{file.decode()}"
     with open(path, "wb") as opened:  # noqa: PTH123
@@ -344,7 +349,10 @@ def take_place(parts: list[bytes], result: int, kept_bytes_max: int) -> None:
         with open(f"{folder}/program", "rb") as opened:  # noqa: PTH123
             program = opened.read(kept_bytes_max + 1)
         if len(program) <= kept_bytes_max:
-            write_all(result, b"P" + program)
+            write_all(result, b"P%d\n" % len(program) + program)
+        # Its compiler may have mapped more than it used, and the program has no need to.
+        bound = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     command = words(run)
     try:
         os.execv(command[0], [*map(os.fsencode, command), *arguments])
@@ -369,11 +377,16 @@ def main() -> None:
     use_reserves = confine(limits)
     write_all(result, b"R")
     mode, (environment, *parts) = read_request(request)
+    folder = os.environ["TMPDIR"] + "/program"  # the node's choice, and not the task's
     for variable in environment.split(b"\0") if environment else ():
         name, _, value = variable.partition(b"=")
         os.environb[name] = value
+        if name == b"TZ":
+            import time
+
+            time.tzset()
     if mode == "exec":
-        take_place(parts, result, kept_bytes_max)
+        take_place(parts, folder, result, kept_bytes_max)
     source, *arguments = [part.decode() for part in parts]
     own_module = sys.modules["__main__"]  # kept, or Python would clear the names used below
     namespace = new_main(arguments)

@@ -16,9 +16,6 @@ from kowalski_executors.limits import MEBIBYTE, Limits
 from kowalski_executors.supervisor import Cause, Ending
 from kowalski_node.executor import Completed, Failed, Outcome
 
-BUILT: Final = b"P"
-"""The tag of the frame that holds what was built of a program."""
-
 _TELLING: Final = (
     re.compile(r"^[\w.]*(?:Error|Exception)\b"),
     re.compile(r"\b\w*(?:[Ee]rror|Exception|panicked|fatal|not found)\b"),
@@ -40,6 +37,15 @@ def outcome_of(ending: Ending, limits: Limits) -> Outcome:
         return Completed(_value(ending), stdout, stderr)
     except ValueError as error:
         return Failed("code_failed", f"The program gave back no JSON: {error}", stdout, stderr)
+
+
+def built_of(ending: Ending) -> bytes | None:
+    """What was built of a program, where all of it came."""
+    frame = bytes(ending.frame)
+    if not frame.startswith(b"P"):
+        return None
+    size, newline, built = frame[1:].partition(b"\n")
+    return built if newline and size.isdigit() and int(size) == len(built) else None
 
 
 def _stopped(ending: Ending, limits: Limits) -> tuple[str, str]:

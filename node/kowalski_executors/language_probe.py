@@ -1,13 +1,16 @@
 """Finds out which languages besides Python run here: each by running a program of it.
 
-That takes seconds, so what was found is remembered in a file, and counts at the next start for the
-commands that are still the same ones; then it is found out again.
+That takes seconds of a processor, so what was found is remembered in the user's cache folder, for
+all nodes there, and counts as long as the commands are the same ones.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -28,18 +31,28 @@ _LANGUAGE_S: Final = 20.0
 _LIMITS: Final = Limits(wall_s=_LANGUAGE_S, memory_bytes=MEMORY_DEFAULT_MB * MEBIBYTE)
 
 
-class Remembered:
-    """The languages that ran here the last time."""
+def cache_file() -> Path | None:
+    """Where this user's nodes keep what they found out; None for a user without a home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return folder / "kowalski" / "languages.json"
 
-    def __init__(self, path: Path) -> None:
+
+class Remembered:
+    """Which languages have run here, and which have not."""
+
+    def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def load(self, probed: Probed) -> list[Language]:
-        """Those of `probed` whose commands have not changed since, with their versions."""
-        try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=dict[str, tuple[str, str]])
-        except (OSError, msgspec.MsgspecError):
-            return []
+        """Those of `probed` that ran, with their versions, where their commands are as they were.
+
+        A version that is empty says that the language did not run.
+        """
+        kept = self._read()
         return [
             with_version(language, version)
             for language in probed.languages
@@ -49,11 +62,25 @@ class Remembered:
 
     def save(self, probed: Probed, languages: Sequence[Language]) -> None:
         """Keeps what was found; without it the next start only takes longer to offer it."""
-        kept = {one.name: (_same(probed, one), one.version) for one in languages}
-        part = self._path.with_suffix(".part")
+        if self._path is None:
+            return
+        found = {language.name: language.version for language in languages}
+        kept = self._read() | {
+            one.name: (_same(probed, one), found.get(one.name, "")) for one in probed.languages
+        }
+        part = self._path.with_name(f"{secrets.token_hex(4)}.part")
         with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(msgspec.json.encode(kept))
             part.replace(self._path)
+
+    def _read(self) -> dict[str, tuple[str, str]]:
+        if self._path is None:
+            return {}
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, tuple[str, str]])
+        except (OSError, msgspec.MsgspecError):
+            return {}
 
 
 def _same(probed: Probed, language: Language) -> str:
@@ -62,21 +89,26 @@ def _same(probed: Probed, language: Language) -> str:
         state = language.command.stat()
     except OSError:
         return ""
-    strength = probed.capabilities.sandbox
+    strength = f"{version('kowalski')} {type(probed.confinement).__name__}"
     return f"{strength} {language.command} {state.st_size} {state.st_mtime_ns}"
 
 
-async def probe_languages(probed: Probed) -> tuple[list[Language], list[str]]:
+async def probe_languages(
+    probed: Probed, known: Sequence[Language]
+) -> tuple[list[Language], list[str]]:
     """The languages that work, with their versions, and sentences about those that don't.
 
-    One after the other: nobody waits for it, and the device has other things to do.
+    Those that are `known` to work are not tried again. One after the other: nobody waits for it,
+    and the device has other things to do.
     """
-    found: list[Language] = []
+    found = [language for language in known if language.version]
     problems: list[str] = []
-    for language in probed.languages if probed.confinement is not None else ():
-        version, why = await _version(probed, language)
-        if version:
-            found.append(with_version(language, version))
+    names = {language.name for language in found}
+    untried = [language for language in probed.languages if language.name not in names]
+    for language in untried if probed.confinement is not None else ():
+        said, why = await _version(probed, language)
+        if said:
+            found.append(with_version(language, said))
         else:
             problems.append(f"{language.name} is here and does not run programs: {why}")
     return found, problems

@@ -87,7 +87,7 @@ class Language:
             b"exec",
             (*how, *program.arguments),
             program.stdin,
-            reserves_addresses=self.reserves_addresses,
+            reserves_addresses=self.reserves_addresses and compiled is None,
             kept_bytes_max=COMPILED_BYTES_MAX if build else 0,
         )
 
@@ -134,7 +134,7 @@ def _javascript() -> Language | None:
         "javascript",
         "main.js",
         run,
-        shown=_outside_usr(Path(node)),
+        shown=_node_parts(Path(node)),
         reserves_addresses=True,
         hello="console.log(process.versions.node)",
     )
@@ -194,6 +194,7 @@ def _java() -> Language | None:
         )
 
     settings = [path.resolve().parent for path in home.glob("conf/*") if path.is_symlink()]
+    settings = [folder for folder in settings if folder.match("/etc/java*")]
     return Language(
         "java",
         "Main.java",
@@ -229,6 +230,13 @@ def _outside_usr(file: Path, *, root: Path | None = None) -> list[Path]:
     """The folder that must be shown for a file; nothing where it lies in /usr."""
     folder = root or file.parent.parent
     return [] if folder.is_relative_to("/usr") else [folder]
+
+
+def _node_parts(node: Path) -> list[Path]:
+    """The command's own folder where it has one, else the command alone."""
+    folder = node.parent.parent
+    is_its_own = (folder / "include" / "node").is_dir() and folder.name != ".local"
+    return _outside_usr(node) if is_its_own or folder.is_relative_to("/usr") else [node]
 
 
 def _links(folder: str) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,6 +37,9 @@ default."""
 OPEN_FILES_MAX: Final = 256
 """Per process: enough for real programs, and it bounds what 64 processes can hold in kernel
 buffers."""
+
+STACK_BYTES: Final = 8 * MEBIBYTE
+"""Of a thread, as Linux gives it by default; it is no way around the bound on memory."""
 
 WORK_FOLDER_BYTES: Final = 256 * MEBIBYTE
 """The work folder lies in memory, so this also counts as memory."""
@@ -105,6 +109,15 @@ class Limits:
     def scratch_bytes(self) -> int:
         """The size of /tmp, and that of /dev/shm."""
         return min(SCRATCH_BYTES, self.memory_bytes)
+
+
+def kernel_counts_by_namespace() -> bool:
+    """Whether RLIMIT_NPROC in a user namespace counts the processes in it alone (Linux 5.14)."""
+    release = platform.release().split("-")[0].split(".")
+    try:
+        return (int(release[0]), int(release[1])) >= (5, 14)
+    except (IndexError, ValueError):
+        return False
 
 
 def device_memory_bytes() -> int:

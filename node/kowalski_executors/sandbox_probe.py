@@ -34,7 +34,7 @@ from kowalski_executors.bubblewrap import Bubblewrap
 from kowalski_executors.confinement import Confinement
 from kowalski_executors.interpreter import find_interpreter, folder_to_show
 from kowalski_executors.languages import Language, find_languages, python_job
-from kowalski_executors.limits import MEBIBYTE, Limits
+from kowalski_executors.limits import MEBIBYTE, Limits, kernel_counts_by_namespace
 from kowalski_executors.payloads import Program
 from kowalski_executors.seccomp import machine
 from kowalski_executors.supervisor import Cause, Ending, supervise
@@ -283,7 +283,9 @@ def _make_bubblewrap(languages: Sequence[Language], work_root: Path) -> Confinem
         shown,
         make_user_mapping(interpreter.executable),
         machine(),
-        _counts_processes_by_namespace(),
+        # Before, it counts all processes of the user, and a limit of 64 would leave a desktop's
+        # user none. User 0 is exempt from it anyway.
+        kernel_counts_by_namespace() and os.geteuid() != 0,
     )
 
 
@@ -294,20 +296,6 @@ def _make_unsandboxed(work_root: Path) -> Confinement:
     confinement = Unsandboxed(driver(), find_interpreter(), work_root)
     confinement.sweep()
     return confinement
-
-
-def _counts_processes_by_namespace() -> bool:
-    """Says whether RLIMIT_NPROC in a new user namespace counts its processes alone (Linux 5.14).
-
-    Before, it counts all processes of the user, and a limit of 64 would leave a desktop's user
-    none. User 0 is exempt from it anyway.
-    """
-    release = platform.release().split("-")[0].split(".")
-    try:
-        version = int(release[0]), int(release[1])
-    except (IndexError, ValueError):
-        return False
-    return version >= (5, 14) and os.geteuid() != 0
 
 
 @contextmanager

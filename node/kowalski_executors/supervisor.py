@@ -20,7 +20,7 @@ import trio
 
 from kowalski_executors.confinement import Cell, Confinement, Ends
 from kowalski_executors.languages import Job
-from kowalski_executors.limits import OPEN_FILES_MAX, Limits
+from kowalski_executors.limits import OPEN_FILES_MAX, STACK_BYTES, Limits
 from kowalski_executors.usage import measure
 from kowalski_node.executor import Context
 
@@ -240,6 +240,7 @@ def _kernel_limits(limits: Limits, count_processes: bool, reserves_addresses: bo
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_NOFILE": OPEN_FILES_MAX,
         "RLIMIT_SIGPENDING": 128,
+        "RLIMIT_STACK": STACK_BYTES,
     }
     if count_processes:
         bounds["RLIMIT_NPROC"] = limits.processes

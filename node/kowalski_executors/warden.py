@@ -25,6 +25,7 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+SIGINT = 2
 SIGCHLD = 17
 SIGKILL = 9
 KILLED = 128 + SIGKILL
@@ -103,6 +104,8 @@ def wake_on_child() -> tuple[int, int]:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     _signal.signal(SIGCHLD, on_child)  # pyright: ignore
+    # With no handler of its own, process 1 of a namespace gets no signal from inside.
+    _signal.signal(SIGINT, _signal.SIG_DFL)  # pyright: ignore
     _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)  # pyright: ignore
     return woken, wake
 

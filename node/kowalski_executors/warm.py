@@ -24,7 +24,7 @@ from kowalski_executors import interpreter
 from kowalski_executors.bootstrap import Bootstrap, compiled
 from kowalski_executors.bubblewrap import Bubblewrap, file_system_sizes
 from kowalski_executors.confinement import KILLED, Ends
-from kowalski_executors.limits import Limits
+from kowalski_executors.limits import Limits, kernel_counts_by_namespace
 from kowalski_executors.namespaces import Namespaces
 
 _REPLY_BYTES: Final = 64
@@ -36,7 +36,13 @@ class Zygote:
     def __init__(self, outer: Bubblewrap, bootstrap: Bootstrap) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
+        self._asking = trio.Lock()
         with theirs, ExitStack() as closing:
+            # Pipes, as its children will have: what the interpreter notes of its streams stays.
+            read, write = os.pipe2(os.O_CLOEXEC)
+            standard = closing.enter_context(ExitStack())
+            standard.callback(os.close, read)
+            standard.callback(os.close, write)
             command, inherited = outer.outer_command(closing)
             process = subprocess.Popen(
                 [
@@ -46,30 +52,38 @@ class Zygote:
                     f"import marshal, os\nCONTENT = {bootstrap.read}\nexec(CONTENT[0])",
                     str(theirs.fileno()),
                 ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdin=read,
+                stdout=write,
+                stderr=write,
                 pass_fds=(*inherited, bootstrap.descriptor, theirs.fileno()),
                 env={},
                 start_new_session=True,
             )
+            standard.close()
             kept = closing.pop_all()  # what the sandbox has, such as its user, while it stands
         self.end = weakref.finalize(self, _end, self._control, process, kept)
 
-    async def ask(self, message: bytes, descriptors: Sequence[int]) -> None:
-        """Asks for a child. Raises OSError where the zygote has ended."""
-        while True:
-            try:
-                socket.send_fds(self._control, [message], list(descriptors))
-                return
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._control)
+    async def ask(self, message: bytes, descriptors: Sequence[int]) -> bool:
+        """Asks for a child; False where the zygote has ended. Raises OSError where this device
+        can't.
+        """
+        async with self._asking:
+            while True:
+                try:
+                    socket.send_fds(self._control, [message], list(descriptors))
+                    return True
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._control)
+                except (BrokenPipeError, ConnectionResetError):
+                    return False
 
 
 def _end(control: socket.socket, process: subprocess.Popen[bytes], kept: ExitStack) -> None:
-    # The zygote ends by itself when its socket closes; bubblewrap's monitor ends with it.
+    # The zygote ends by itself when its socket closes. While bubblewrap is still setting it up, it
+    # is in its monitor's process group.
     control.close()
-    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept.close()
 
@@ -93,7 +107,10 @@ class Warm:
     @asynccontextmanager
     async def open(self, limits: Limits) -> AsyncIterator[WarmCell]:
         """Opens a cell."""
-        cell = WarmCell(self, limits, self._outer.kernel_counts_processes)
+        # All programs have the zygote's user, so only a kernel that counts by namespace can tell
+        # them apart.
+        counts = self._outer.kernel_counts_processes and kernel_counts_by_namespace()
+        cell = WarmCell(self, limits, counts)
         try:
             yield cell
         finally:
@@ -103,15 +120,14 @@ class Warm:
         """Has a child forked; makes a new zygote where the last one has ended."""
         zygote = self._zygote
         if zygote is not None:
-            try:
-                await zygote.ask(message, descriptors)
+            if await zygote.ask(message, descriptors):
                 return
-            except OSError:
-                zygote.end()
+            zygote.end()
         # Somebody else may have found out before, and made a new one meanwhile.
         if self._zygote is zygote or self._zygote is None:
             self._zygote = Zygote(self._outer, self._bootstrap)
-        await self._zygote.ask(message, descriptors)
+        if not await self._zygote.ask(message, descriptors):
+            raise OSError("the sandbox for programs has ended")
 
 
 class WarmCell:
@@ -153,26 +169,23 @@ class WarmCell:
         """Takes in the next word of the child: its pidfd, or its status."""
         assert self._reply is not None
         try:
-            said, ancillary, _, _ = self._reply.recvmsg(_REPLY_BYTES, socket.CMSG_SPACE(4))
+            room = socket.CMSG_SPACE(4)
+            flags = socket.MSG_CMSG_CLOEXEC
+            said, ancillary, _, _ = self._reply.recvmsg(_REPLY_BYTES, room, flags)
         except BlockingIOError:
             await trio.lowlevel.wait_readable(self._reply)
             return
         except OSError:
             said, ancillary = b"", []
+        descriptors = [array.array("i", data)[0] for _, _, data in ancillary]
+        if said == b"P" and descriptors:
+            self._namespaces = _namespaces(descriptors[0])
         if said == b"P":
-            for _, _, data in ancillary:
-                descriptor = array.array("i", data)[0]
-                first = _number_here(descriptor)
-                if first is None:  # it has ended already
-                    os.close(descriptor)
-                else:
-                    self._namespaces = Namespaces(first, descriptor)
-                self._known.set()
-            return
-        try:
-            self._status = int(said) if said else KILLED
-        except ValueError:
-            self._status = KILLED
+            if self._namespaces is None:
+                # It has ended, or this device has nothing left to watch it with: it may not run.
+                self._cut()
+        else:
+            self._status = int(said) if said.isdigit() else KILLED
         self._known.set()
 
     def process_folders(self) -> list[Path]:
@@ -194,6 +207,7 @@ class WarmCell:
             self._reply.close()
         if self._namespaces is not None:
             self._namespaces.close()
+            self._namespaces = None
 
     def _cut(self) -> None:
         if self._lifeline is not None:
@@ -201,12 +215,15 @@ class WarmCell:
             self._lifeline = None
 
 
-def _number_here(descriptor: int) -> int | None:
-    """The number that a pidfd's process has in this process's namespace; None where it is gone."""
-    text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
+def _namespaces(descriptor: int) -> Namespaces | None:
+    """The namespaces of which a pidfd is process 1; None where they have ended. Keeps the pidfd."""
+    try:
+        text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
+    except OSError:
+        text = ""
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name == "Pid":
-            number = int(value)
-            return number if number > 0 else None
+        if name == "Pid" and int(value) > 0:
+            return Namespaces(int(value), descriptor)
+    os.close(descriptor)
     return None

@@ -95,6 +95,8 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 SIGCHLD = 17
 DESCRIPTORS = 7
+TRIES = 3
+"""How many children are tried for a request."""
 ROOM_FOR_DESCRIPTORS = _socket.CMSG_SPACE(DESCRIPTORS * 4)
 MESSAGE_SIZE_BYTES_MAX = 4096
 SOL_SOCKET = 1
@@ -315,25 +317,45 @@ def make_ready(control: _socket.socket) -> tuple[_socket.socket, int]:
 def serve(control: _socket.socket) -> None:
     """Hands each request to the child that stands ready, until the node closes its end.
 
-    The next child gets ready while the program runs, so that nobody waits for namespaces.
+    The next child gets ready while the program runs, so that nobody waits for namespaces. Where
+    none can be made, that costs the one request that comes next, and no program that runs.
     """
     while True:
+        ready, trouble = None, ""
         try:
-            orders, pidfd = make_ready(control)
-        except OSError:
-            # No more processes or memory: the node finds the socket closed, and begins anew.
-            os._exit(1)
+            ready = make_ready(control)
+        except OSError as error:
+            trouble = f"{type(error).__name__}: {error}"
         message, descriptors = receive(control)
         if not message:
             os._exit(0)
         if len(descriptors) == DESCRIPTORS:
-            reply = _socket.socket(fileno=descriptors[-1])
-            pass_on(reply, b"P", [pidfd])
-            reply.detach()
-            pass_on(orders, message, descriptors)
-        for descriptor in (*descriptors, pidfd):
+            for _ in range(TRIES):
+                if ready is not None and pass_on(ready[0], message, descriptors):
+                    reply = _socket.socket(fileno=descriptors[-1])
+                    pass_on(reply, b"P", [ready[1]])
+                    reply.detach()
+                    break
+                # It was ended while it stood, or could not be made: another one may be.
+                give_back(ready)
+                ready = None
+                try:
+                    ready = make_ready(control)
+                except OSError as error:
+                    trouble = f"{type(error).__name__}: {error}"
+            else:
+                os.write(descriptors[2], trouble.encode())
+        for descriptor in descriptors:
             os.close(descriptor)
-        orders.close()
+        give_back(ready)
+        del message, descriptors  # nothing of a request is there for the next one to find
+
+
+def give_back(ready: tuple[_socket.socket, int] | None) -> None:
+    """Closes what was kept of a child."""
+    if ready is not None:
+        ready[0].close()
+        os.close(ready[1])
 
 
 def main() -> None:

@@ -24,7 +24,10 @@ no-mdns = false
 FILES = (
     (home.KEY_FILE, "the device's key: whoever has it is the device. Readable by its owner alone"),
     (home.LEDGER_FILE, "the ledger; while the node runs, `-wal` and `-shm` stand beside it"),
-    ("blobs/", "large payloads and results, one file each, named by their SHA-256"),
+    (
+        "blobs/",
+        "large payloads and results, each named by its SHA-256; what others made in `cache/`",
+    ),
     ("work/", "where running code has its folders"),
     ("config.toml", "the options of the owner; read at start, never written"),
     ("port", "the port for members that was found at the first start"),

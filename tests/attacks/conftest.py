@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.live.conftest import cluster, pytest_runtest_makereport
+from tests.live.conftest import cluster, languages, pytest_runtest_makereport
 
-__all__ = ["cluster", "pytest_runtest_makereport"]
+__all__ = ["cluster", "languages", "pytest_runtest_makereport"]

@@ -139,6 +139,30 @@ kinds = {"users": 0x10000000, "mounts": 0x20000, "processes": 0x20000000, "netwo
     assert set((await answer(executor, code)).values()) == {-1}
 
 
+async def test_nothing_of_the_last_request_is_in_the_frames_of_the_next(
+    executor: CodeExecutor,
+) -> None:
+    task = attempt(python("1"), requires={"memory_mb": 333})
+    assert isinstance(await executor.run(task, Recorder()), Completed)
+    code = """
+import sys
+def look():
+    bound, found, frame = str((333 + 64) << 20), [], sys._getframe().f_back
+    while frame is not None:
+        found += [name for name, value in frame.f_locals.items() if bound in repr(value)]
+        frame = frame.f_back
+    return found
+look()
+"""
+    assert await answer(executor, code) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 9, 15])
+async def test_process_one_gets_no_signal_from_inside(executor: CodeExecutor, number: int) -> None:
+    code = f"import os, time\nos.kill(1, {number})\ntime.sleep(0.05)\n'still here'"
+    assert await answer(executor, code) == "still here"
+
+
 def zygotes() -> list[int]:
     """This process's sandboxes that stand ready."""
     found: list[int] = []

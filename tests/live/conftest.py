@@ -14,10 +14,18 @@ from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
+import trio
 
 from kowalski_gateway.local_cluster import LocalCluster
+from tests.ports.executors import know_languages
 
 LOG_END_BYTES = 3000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def languages() -> None:
+    """What this machine runs is known before the first node starts, and so offered at once."""
+    trio.run(know_languages)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import trio
 
+from kowalski_executors import make_executors
 from kowalski_node.executor import Attempt, Completed, Executor, Failed, Outcome
 from kowalski_protocol.errors import Problem
 
@@ -24,6 +26,13 @@ SANDBOXES: dict[str, dict[str, Any]] = {"warm": {}, "cold": {"warm": False}}
 """The ways in which a sandboxed program starts here, and how `CodeExecutor` is told so."""
 CANCEL_S = 0.25
 """How long an executor may take to stop all that it began."""
+
+
+async def know_languages() -> None:
+    """Finds out which languages this machine runs, so that nodes that start here know at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        for executor in make_executors(work_root=Path(folder)):
+            await executor.probe_all()
 
 
 class Recorder:

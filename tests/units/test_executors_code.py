@@ -298,3 +298,58 @@ async def test_an_executor_probes_by_itself_when_nobody_did(tmp_path: Path) -> N
     executors = make_executors(unsandboxed=True, work_root=tmp_path / "new" / "folder")
     assert [executor.name for executor in executors] == ["tool", "code"]
     assert (await completion(executors[1], "6 * 7")).value == 42
+
+
+LATE = """
+import threading, time
+def work():
+    time.sleep(0.2)
+    print('late')
+threading.Thread(target=work).start()
+4
+"""
+ENDS = {
+    "a closed stdout": ("import sys\nprint('x')\nsys.stdout.close()\n1", 1, "x\n"),
+    "no stdout": ("import sys\nprint('x', end='')\nsys.stdout = None\n2", 2, "x"),
+    "another stdout": (
+        "import io, sys\nprint('x', end='')\nsys.stdout = io.StringIO()\n3", 3, "x"
+    ),
+    "a thread that goes on": (LATE, 4, "late\n"),
+    "an exit function": ("import atexit\natexit.register(print, 'bye')\n5", 5, "bye\n"),
+    "an exit function that fails": ("import atexit\natexit.register(int, 'x')\n6", 6, ""),
+    "a hook that fails": (
+        "import atexit, sys\nsys.excepthook = None\natexit.register(int, 'x')\n7", 7, ""
+    ),
+    "an object with an end": (
+        "class A:\n  def __del__(self): print('end')\na = A()\n8", 8, "end\n"
+    ),
+    "a cycle with an end": (
+        "class A:\n  def __del__(self): print('end')\na = A()\na.a = a\n9", 9, "end\n"
+    ),
+    "streams that say what they are": (
+        "import sys\nprint(sys.stdin.seekable(), sys.stdout.seekable())\n10", 10,
+        "False False\n",
+    ),
+    "a variable for the time zone": (
+        "import os, time\nos.environ['TZ'] = 'UTC-3'\ntime.tzset()\ntime.timezone", -10800, ""
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_a_program_ends_as_it_does_outside(executor: CodeExecutor, how: str) -> None:
+    code, value, printed = ENDS[how]
+    outcome = await executor.run(attempt(python(code)), Recorder())
+    assert isinstance(outcome, Completed), outcome
+    assert (outcome.value, outcome.stdout) == (value, printed)
+
+
+async def test_a_task_chooses_its_time_zone_and_not_where_its_program_lies(
+    executor: CodeExecutor,
+) -> None:
+    code = "import time\ntime.timezone"
+    for zone, expected in (("UTC-3", -10800), ("UTC+5", 18000)):
+        payload = python(code, env={"TZ": zone, "TMPDIR": "/nowhere"})
+        outcome = await executor.run(attempt(payload), Recorder())
+        assert isinstance(outcome, Completed), outcome
+        assert outcome.value == expected

@@ -227,13 +227,20 @@ fn main() {
     assert {outcome.stdout for outcome in outcomes} == {"true\ntrue\n"}
 
 
+@pytest.mark.skipif("rust" not in HERE, reason="rust is not installed here")
+async def test_nothing_but_the_source_goes_into_what_is_kept(executor: CodeExecutor) -> None:
+    code = 'fn main() { print!("{}", include_str!("/dev/stdin")); }'
+    outcomes = [await run(executor, program("rust", code, stdin=text)) for text in ("one", "two")]
+    assert [outcome.stdout for outcome in outcomes] == ["", ""]
+
+
 # What was compiled, and what is remembered.
 
 
 def test_of_what_was_compiled_the_oldest_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled_module, "KEPT_BYTES_MAX", 250)
+    monkeypatch.setattr(compiled_module, "KEPT_BYTES_MAX", 300)
     kept = Compiled(tmp_path / "compiled")
     assert kept.get("a") is None
     for number, name in enumerate("abc"):
@@ -241,6 +248,16 @@ def test_of_what_was_compiled_the_oldest_goes_first(
         (tmp_path / "compiled" / name).touch()
     assert [name for name in "abc" if kept.get(name) is not None] == ["b", "c"]
     assert kept.get("c") == bytes([2]) * 100
+
+
+def test_a_compiled_program_that_is_not_whole_is_none(tmp_path: Path) -> None:
+    kept = Compiled(tmp_path / "compiled")
+    for damage in (b"", b"short", None):
+        kept.put("a", b"program")
+        path = tmp_path / "compiled" / "a"
+        path.write_bytes(damage if damage is not None else path.read_bytes()[:-1])
+        assert kept.get("a") is None
+        assert not path.exists()
 
 
 def test_where_nothing_can_be_kept_nothing_is(tmp_path: Path) -> None:
@@ -252,24 +269,31 @@ def test_where_nothing_can_be_kept_nothing_is(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("bash" not in HERE, reason="bash is not installed here")
 async def test_a_language_is_offered_at_once_the_next_time(tmp_path: Path) -> None:
-    first = CodeExecutor(work_root=tmp_path)
+    kept = tmp_path / "cache" / "languages.json"
+    first = CodeExecutor(work_root=tmp_path / "a", remembered=kept)
     assert list((await first.probe()).languages) == ["python"]
     everything = (await first.probe_all()).languages
     assert "bash" in everything
-    assert (await CodeExecutor(work_root=tmp_path).probe()).languages == everything
+    second = CodeExecutor(work_root=tmp_path / "b", remembered=kept)
+    assert (await second.probe()).languages == everything
+    before = kept.stat().st_mtime_ns
+    assert (await second.probe_all()).languages == everything
+    assert kept.stat().st_mtime_ns == before, "nothing was found out anew"
 
 
 @pytest.mark.skipif("bash" not in HERE, reason="bash is not installed here")
 async def test_what_is_remembered_counts_only_for_the_same_command(tmp_path: Path) -> None:
-    await CodeExecutor(work_root=tmp_path).probe_all()
     path = tmp_path / "languages.json"
+    await CodeExecutor(work_root=tmp_path, remembered=path).probe_all()
     kept = json.loads(path.read_text())
     kept["bash"][0] += "0"
     path.write_text(json.dumps(kept))
-    assert "bash" not in (await CodeExecutor(work_root=tmp_path).probe()).languages
+    offered = await CodeExecutor(work_root=tmp_path, remembered=path).probe()
+    assert "bash" not in offered.languages
     for text in ("{", "[]", '{"bash": 1}', '{"bash": ["", "5"]}'):
         path.write_text(text)
         assert Remembered(path).load(await probe_sandbox(tmp_path)) == []
+    assert Remembered(None).load(await probe_sandbox(tmp_path)) == []
 
 
 @pytest.mark.skipif("bash" not in HERE, reason="bash is not installed here")
