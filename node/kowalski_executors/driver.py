@@ -377,7 +377,8 @@ def main() -> None:
     use_reserves = confine(limits)
     write_all(result, b"R")
     mode, (environment, *parts) = read_request(request)
-    folder = os.environ["TMPDIR"] + "/program"  # the node's choice, and not the task's
+    # The cell's choice, and not the task's.
+    folder = os.environ.get("TMPDIR", "/tmp") + "/program"
     for variable in environment.split(b"\0") if environment else ():
         name, _, value = variable.partition(b"=")
         os.environb[name] = value

@@ -140,12 +140,18 @@ def children() -> set[int]:
     return {child for child in _children(os.getpid()) if not _stands_ready(child)}
 
 
-def _children(process: int) -> set[int]:
+def _children(process: int, ended: str = "X") -> set[int]:
     found: set[int] = set()
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
             found |= {int(child) for child in (thread / "children").read_text().split()}
-    return found
+    return {child for child in found if _state(child) not in ended}
+
+
+def _state(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
 
 
 def _stands_ready(process: int) -> bool:
@@ -153,7 +159,8 @@ def _stands_ready(process: int) -> bool:
         if b"CONTENT = marshal" not in Path(f"/proc/{process}/cmdline").read_bytes():
             return False
     line = 0
-    while children := _children(process):
+    # A zygote waits for none of its children: those that have ended are about to go.
+    while children := _children(process, ended="XZ"):
         if len(children) > 1:
             return False
         (process,) = children
