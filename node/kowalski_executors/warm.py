@@ -159,7 +159,8 @@ class WarmCell:
         await self._known.wait()
 
     async def wait(self) -> int:
-        while self._status is None:
+        # The status may come before the zygote has told whose it is.
+        while self._status is None or not self._known.is_set():
             await self._hear()
         if self._namespaces is not None:
             await trio.lowlevel.wait_readable(self._namespaces.descriptor)
@@ -184,9 +185,12 @@ class WarmCell:
             if self._namespaces is None:
                 # It has ended, or this device has nothing left to watch it with: it may not run.
                 self._cut()
-        else:
+            self._known.set()
+        elif said:
             self._status = int(said) if said.isdigit() else KILLED
-        self._known.set()
+        else:  # nobody is left who could say more
+            self._status = KILLED if self._status is None else self._status
+            self._known.set()
 
     def process_folders(self) -> list[Path]:
         return self._namespaces.process_folders() if self._namespaces is not None else []
