@@ -58,8 +58,7 @@ class CodeExecutor:
                     probed = await probe_unsandboxed(self._work_root)
                 else:
                     probed = await probe_sandbox(self._work_root, warm=self._warm)
-                known = [one for one in self._remembered.load(probed) if one.version]
-                self._probed = self._with(probed, known)
+                self._probed = self._with(probed, self._remembered.load(probed))
         return self._probed.capabilities
 
     async def probe_all(self) -> Capabilities:
@@ -70,7 +69,7 @@ class CodeExecutor:
             if not self._has_tried_all:
                 known = [*self._languages.values()]
                 languages, problems = await probe_languages(self._probed, known)
-                if len(known) < len(self._probed.languages):
+                if len(languages) > len(known):
                     self._remembered.save(self._probed, languages)
                 self._probed = self._with(self._probed, languages, problems)
                 self._has_tried_all = True

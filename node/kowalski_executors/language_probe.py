@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import trio
 
 from kowalski_executors.endings import outcome_of
 from kowalski_executors.languages import Language, with_version
@@ -42,32 +41,26 @@ def cache_file() -> Path | None:
 
 
 class Remembered:
-    """Which languages have run here, and which have not."""
+    """Which languages have run here, each with its version."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def load(self, probed: Probed) -> list[Language]:
-        """Those of `probed` that ran, with their versions, where their commands are as they were.
-
-        A version that is empty says that the language did not run.
-        """
+        """Those of `probed` whose commands are as they were when they ran."""
         kept = self._read()
         return [
             with_version(language, version)
             for language in probed.languages
             for same, version in [kept.get(language.name, ("", ""))]
-            if same and same == _same(probed, language)
+            if same and version and same == _same(probed, language)
         ]
 
     def save(self, probed: Probed, languages: Sequence[Language]) -> None:
         """Keeps what was found; without it the next start only takes longer to offer it."""
         if self._path is None:
             return
-        found = {language.name: language.version for language in languages}
-        kept = self._read() | {
-            one.name: (_same(probed, one), found.get(one.name, "")) for one in probed.languages
-        }
+        kept = self._read() | {one.name: (_same(probed, one), one.version) for one in languages}
         part = self._path.with_name(f"{secrets.token_hex(4)}.part")
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +94,7 @@ async def probe_languages(
     Those that are `known` to work are not tried again. One after the other: nobody waits for it,
     and the device has other things to do.
     """
-    found = [language for language in known if language.version]
+    found = [*known]
     problems: list[str] = []
     names = {language.name for language in found}
     untried = [language for language in probed.languages if language.name not in names]
@@ -122,7 +115,6 @@ async def _version(probed: Probed, language: Language) -> tuple[str, str]:
     except Problem as problem:
         return "", problem.sentence
     outcome = outcome_of(ending, _LIMITS)
-    await trio.lowlevel.checkpoint()
     if isinstance(outcome, Completed):
         return outcome.stdout.strip(), "it printed nothing"
     return "", outcome.sentence

@@ -4,10 +4,11 @@ bubblewrap maps the user who starts it into the sandbox. For an ordinary user th
 root it means that the program is still the machine's user 0: every file of root's that is ever in
 view is its own, and the kernel holds the number of its processes to no limit, since user 0 is
 exempt from RLIMIT_NPROC. So a node that runs as root makes one user namespace in which the
-sandbox's users stand for a range of high, unused numbers, and gives each running program another
-one of them. bubblewrap joins that namespace as user 0 (mapped to `_OWNER_ID`, so that it can still
-look up what it binds), switches to the program's user and drops all capabilities. The kernel counts
-processes per namespace and user, so each program has a count of its own.
+sandbox's users stand for a range of high, unused numbers, and gives each sandbox that runs another
+one of them: each program that starts cold, and the one sandbox in which warm ones are forked.
+bubblewrap joins that namespace as user 0 (mapped to `_OWNER_ID`, so that it can still look up what
+it binds), switches to the program's user and drops all capabilities. The kernel counts processes
+per namespace and user, so each program has a count of its own.
 
 Where the namespace can't be made (root in a container without CAP_SETUID), bubblewrap's ordinary
 mapping is used; the watch in `usage.py` then counts the processes.

@@ -61,7 +61,7 @@ class Zygote:
             )
             standard.close()
             kept = closing.pop_all()  # what the sandbox has, such as its user, while it stands
-        self.end = weakref.finalize(self, _end, self._control, process, kept)
+        self._end = weakref.finalize(self, _end, self._control, process, kept)
 
     async def ask(self, message: bytes, descriptors: Sequence[int]) -> bool:
         """Asks for a child; False where the zygote has ended. Raises OSError where this device
@@ -69,13 +69,21 @@ class Zygote:
         """
         async with self._asking:
             while True:
+                if not self._end.alive:
+                    return False
                 try:
                     socket.send_fds(self._control, [message], list(descriptors))
                     return True
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._control)
-                except (BrokenPipeError, ConnectionResetError):
+                except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
                     return False
+
+    def close(self) -> None:
+        """Ends it, and all that runs in it."""
+        if self._end.alive:
+            trio.lowlevel.notify_closing(self._control)
+            self._end()
 
 
 def _end(control: socket.socket, process: subprocess.Popen[bytes], kept: ExitStack) -> None:
@@ -122,7 +130,7 @@ class Warm:
         if zygote is not None:
             if await zygote.ask(message, descriptors):
                 return
-            zygote.end()
+            zygote.close()
         # Somebody else may have found out before, and made a new one meanwhile.
         if self._zygote is zygote or self._zygote is None:
             self._zygote = Zygote(self._outer, self._bootstrap)

@@ -151,12 +151,13 @@ def fork_into_namespaces() -> tuple[int, int]:
     number = python.syscall(
         SYS_CLONE[os.uname().machine], KINDS | SIGCHLD, None, ctypes.byref(pidfd)
     )
+    why = ctypes.get_errno()  # the next call has one of its own
     if number == 0:
         python.PyOS_AfterFork_Child()
         return 0, 0
     python.PyOS_AfterFork_Parent()
     if number < 0:
-        must(-1, "clone")
+        raise OSError(why, os.strerror(why), "clone")
     return number, pidfd.value
 
 
@@ -337,6 +338,7 @@ def serve(control: _socket.socket) -> None:
                     reply.detach()
                     break
                 # It was ended while it stood, or could not be made: another one may be.
+                trouble = trouble or "The process that stood ready for it had ended."
                 give_back(ready)
                 ready = None
                 try:

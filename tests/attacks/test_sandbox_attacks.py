@@ -22,7 +22,6 @@ from kowalski_executors.code_executor import CodeExecutor
 from kowalski_executors.languages import find_languages
 from kowalski_executors.seccomp import machine
 from tests.ports.executors import (
-    SANDBOXES,
     Recorder,
     answer,
     attempt,
@@ -38,15 +37,6 @@ needs_filter = pytest.mark.skipif(
 )
 
 pytestmark = pytest.mark.needs_bubblewrap
-
-
-@pytest.fixture(scope="module", params=list(SANDBOXES))
-def executor(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> CodeExecutor:
-    """The code executor with its sandbox; it probes itself at its first run."""
-    work_root = tmp_path_factory.mktemp("home") / "work"
-    return CodeExecutor(work_root=work_root, **SANDBOXES[request.param])
 
 
 async def test_the_devices_processes_can_not_be_seen(executor: CodeExecutor) -> None:

@@ -21,7 +21,6 @@ from kowalski_executors.limits import PROCESSES_MAX
 from kowalski_executors.seccomp import machine
 from kowalski_node.executor import Completed, Failed
 from tests.ports.executors import (
-    SANDBOXES,
     Recorder,
     answer,
     attempt,
@@ -41,15 +40,6 @@ needs_filter = pytest.mark.skipif(
 )
 
 pytestmark = pytest.mark.needs_bubblewrap
-
-
-@pytest.fixture(scope="module", params=list(SANDBOXES))
-def executor(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> CodeExecutor:
-    """The code executor with its sandbox; it probes itself at its first run."""
-    work_root = tmp_path_factory.mktemp("home") / "work"
-    return CodeExecutor(work_root=work_root, **SANDBOXES[request.param])
 
 
 class Watch:

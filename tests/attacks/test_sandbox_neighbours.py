@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -15,9 +16,8 @@ import pytest
 import trio
 
 from kowalski_executors.code_executor import CodeExecutor
-from kowalski_node.executor import Completed
+from kowalski_node.executor import Completed, Failed
 from tests.ports.executors import (
-    SANDBOXES,
     Recorder,
     answer,
     attempt,
@@ -29,12 +29,6 @@ from tests.ports.executors import (
 )
 
 pytestmark = pytest.mark.needs_bubblewrap
-
-
-@pytest.fixture(params=list(SANDBOXES))
-def executor(request: pytest.FixtureRequest, tmp_path: Path) -> CodeExecutor:
-    """The code executor with its sandbox; it probes itself at its first run."""
-    return CodeExecutor(work_root=tmp_path / "work", **SANDBOXES[request.param])
 
 
 LEAVE = """
@@ -208,3 +202,60 @@ async def test_after_the_zygote_was_killed_the_next_program_runs(tmp_path: Path)
     assert marked(mark) == []
     assert await answer(executor, json.dumps([2])) == [2]
     assert zygote not in zygotes()
+
+
+def standing(zygote: int) -> int:
+    """The warden that stands ready, by the number of the zygote's sandbox."""
+    (inside,) = children_of(zygote)
+    (warden,) = children_of(inside)
+    return warden
+
+
+async def test_after_the_process_that_stood_ready_was_killed_the_next_program_runs(
+    tmp_path: Path,
+) -> None:
+    before = set(zygotes())
+    executor = CodeExecutor(work_root=tmp_path / "work")
+    assert await answer(executor, "1") == 1
+    (zygote,) = set(zygotes()) - before
+    for _ in range(3):
+        await until(lambda: len(children_of(children_of(zygote)[0])) == 1)
+        ready = standing(zygote)
+        os.kill(ready, signal.SIGKILL)
+        await until(lambda ready=ready: not Path(f"/proc/{ready}").exists())
+        assert await answer(executor, "6 * 7") == 42
+    assert zygote in zygotes(), "nothing else had to end for it"
+
+
+async def test_where_no_process_can_be_made_one_program_fails_and_none_that_runs(
+    tmp_path: Path,
+) -> None:
+    before = set(zygotes())
+    executor = CodeExecutor(work_root=tmp_path / "work")
+    assert await answer(executor, "1") == 1
+    (zygote,) = set(zygotes()) - before
+    context = Recorder()
+    outcomes: list[object] = []
+
+    async def run_one() -> None:
+        code = "print('up')\nimport sys\nsys.stdin.read()\nimport time\ntime.sleep(1)\n'whole'"
+        outcomes.append(await executor.run(attempt(python(code)), context))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_one)
+        with trio.fail_after(10):
+            await context.printed.wait()
+        (inside,) = children_of(zygote)
+        await until(lambda: len(children_of(inside)) == 2)
+        bound = resource.prlimit(inside, resource.RLIMIT_NPROC)
+        resource.prlimit(inside, resource.RLIMIT_NPROC, (1, bound[1]))
+        # The one that stands ready was made before; the one after it can't be.
+        await answer(executor, "1")
+        failed = await executor.run(attempt(python("1")), Recorder())
+        assert isinstance(failed, Failed)
+        assert failed.code == "sandbox_unavailable"
+        assert "clone" in failed.sentence or "unavailable" in failed.sentence
+        resource.prlimit(inside, resource.RLIMIT_NPROC, bound)
+    assert isinstance(outcomes[0], Completed)
+    assert outcomes[0].value == "whole"
+    assert await answer(executor, "6 * 7") == 42

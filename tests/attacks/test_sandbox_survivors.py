@@ -14,7 +14,6 @@ import trio
 from kowalski_executors.code_executor import CodeExecutor
 from tests.ports.executors import (
     CANCEL_S,
-    SANDBOXES,
     Recorder,
     answer,
     attempt,
@@ -28,15 +27,6 @@ from tests.ports.executors import (
 )
 
 pytestmark = pytest.mark.needs_bubblewrap
-
-
-@pytest.fixture(scope="module", params=list(SANDBOXES))
-def executor(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> CodeExecutor:
-    """The code executor with its sandbox; it probes itself at its first run."""
-    work_root = tmp_path_factory.mktemp("home") / "work"
-    return CodeExecutor(work_root=work_root, **SANDBOXES[request.param])
 
 
 SURVIVORS = """

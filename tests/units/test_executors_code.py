@@ -13,6 +13,8 @@ import trio
 
 from kowalski_executors import make_executors
 from kowalski_executors.code_executor import CodeExecutor
+from kowalski_executors.endings import built_of
+from kowalski_executors.supervisor import Ending
 from kowalski_node.executor import Completed, Failed
 from tests.ports.executors import Recorder, attempt, completion, failure, python
 
@@ -353,3 +355,21 @@ async def test_a_task_chooses_its_time_zone_and_not_where_its_program_lies(
         outcome = await executor.run(attempt(payload), Recorder())
         assert isinstance(outcome, Completed), outcome
         assert outcome.value == expected
+
+
+@pytest.mark.parametrize(
+    ("frame", "built"),
+    [
+        (b"P3\nabc", b"abc"),
+        (b"P0\n", b""),
+        (b"P3\nab", None),
+        (b"P3\nabcd", None),
+        (b"P3", None),
+        (b"P", None),
+        (b"", None),
+        (b"V1", None),
+        (b"P-1\n", None),
+    ],
+)
+def test_only_a_program_that_came_whole_is_kept(frame: bytes, built: bytes | None) -> None:
+    assert built_of(Ending(frame=bytearray(frame))) == built

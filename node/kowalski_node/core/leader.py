@@ -208,7 +208,9 @@ class Leader:
         if not self.is_ready or not self._book.may_write:
             return
         attempts = self._attempts
-        for device in {*attempts.by_device, *attempts.kept} - self._peers.present:
+        for device in dict.fromkeys((*attempts.by_device, *attempts.kept)):
+            if device in self._peers.present:
+                continue
             for kept in (attempts.by_device.get(device, {}), attempts.kept.get(device, {})):
                 for task_id in list(kept.values()):
                     self.consider(self._book.state.tasks[task_id], now, out)
