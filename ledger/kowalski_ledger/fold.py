@@ -33,6 +33,7 @@ from kowalski_protocol.events import (
     InviteUsed,
     LeaderClaimed,
     MemberAdmitted,
+    SessionRebuilt,
     TaskCompleted,
     TaskDeclined,
     TaskFailed,
@@ -56,7 +57,19 @@ from kowalski_protocol.ids import (
 from kowalski_protocol.tasks import KEY_SIZE_BYTES_MAX, decode_spec, task_id
 
 from .membership import Admission, Member
-from .state import Advert, Attempt, Claim, End, Place, Settlement, State, Task, WeightsChoice
+from .state import (
+    Advert,
+    Attempt,
+    Claim,
+    End,
+    Place,
+    Rebuilding,
+    Session,
+    Settlement,
+    State,
+    Task,
+    WeightsChoice,
+)
 
 
 def cluster_id(founding_body: bytes) -> ClusterId:
@@ -234,6 +247,11 @@ def _submitted(state: State, event: Event, body: TaskSubmitted) -> None:
     if task.submitted_hash is None:
         task.owner = Author(body.owner)
         task.spec = spec
+        if spec.session:
+            task.session = (spec.need, spec.session)
+            session = state.sessions.setdefault(task.session, Session())
+            for attempt in task.attempts:
+                session.ran(task, attempt)
         state.open[id] = task
         if body.key[:1] == b"k":
             key = (body.owner, body.key)
@@ -269,6 +287,9 @@ def _placed(state: State, event: Event, body: TaskPlaced) -> None:
             event.author,
             event.hlc,
             event.seq,
+            body.cell,
+            body.after_task,
+            body.after,
         )
     )
     state.touch(task)
@@ -327,6 +348,8 @@ def _end(
         state.find(event, "a second result of one attempt")
         return
     attempt.end = end
+    if task.session is not None:
+        state.sessions[task.session].ran(task, attempt)
     state.touch(task)
 
 
@@ -365,6 +388,17 @@ def _failed(state: State, event: Event, body: TaskFailed) -> None:
 def _declined(state: State, event: Event, body: TaskDeclined) -> None:
     end = End("declined", event.hash, event.hlc, event.seq, body.reason)
     _end(state, event, body, end)
+
+
+def _session_rebuilt(state: State, event: Event, body: SessionRebuilt) -> None:
+    found = _attempt_of(state, event, body, body.task, body.attempt)
+    if found is None or found[1].rebuilt is not None:
+        return
+    task, attempt = found
+    attempt.rebuilt = Rebuilding(
+        event.hash, event.seq, body.replayed, body.diverged, body.passed_over
+    )
+    state.touch(task)
 
 
 def _cancel_requested(state: State, event: Event, body: CancelRequested) -> None:
@@ -451,6 +485,7 @@ _HANDLERS: Final[dict[str, tuple[str, _Handler]]] = {
         (TaskCompleted, _completed),
         (TaskFailed, _failed),
         (TaskDeclined, _declined),
+        (SessionRebuilt, _session_rebuilt),
     )
 }
 

@@ -88,10 +88,23 @@ class End(msgspec.Struct, frozen=True):
     run_us: int = 0
 
 
+class Rebuilding(msgspec.Struct, frozen=True):
+    """What a device said of the session that it made anew for an attempt."""
+
+    hash: EventHash
+    seq: int
+    replayed: int
+    diverged: tuple[int, ...]
+    passed_over: tuple[int, ...]
+
+
 class Attempt:
     """One placement of a task, named by the hash of its `TaskPlaced`."""
 
     __slots__ = (
+        "after",
+        "after_task",
+        "cell",
         "claim",
         "device",
         "end",
@@ -101,6 +114,7 @@ class Attempt:
         "lost",
         "number",
         "placed_seq",
+        "rebuilt",
         "started_hash",
         "started_ms",
         "started_seq",
@@ -115,6 +129,9 @@ class Attempt:
         leader: Author,
         hlc: int,
         placed_seq: int,
+        cell: int = 0,
+        after_task: bytes = b"",
+        after: bytes = b"",
     ) -> None:
         self.hash = hash
         self.number = number
@@ -123,6 +140,12 @@ class Attempt:
         self.leader = leader
         self.hlc = hlc
         self.placed_seq = placed_seq
+        self.cell = cell
+        """Which cell of its session it is, from 1; 0 without a session."""
+        self.after_task = after_task
+        self.after = after
+        """The attempt that ran the cell before this one, and its task; empty for a first cell."""
+        self.rebuilt: Rebuilding | None = None
         self.started_hash: EventHash | None = None
         self.started_ms = 0
         self.started_seq = 0
@@ -148,6 +171,52 @@ class Settlement(msgspec.Struct, frozen=True):
     code: str
 
 
+SessionKey = tuple[str, str]
+"""(language, name): a session in another language is another one."""
+
+
+class Tip(msgspec.Struct, frozen=True):
+    """The cell of a session that ran last."""
+
+    cell: int
+    hlc: int
+    attempt: EventHash
+    task: TaskId
+    device: Author
+
+
+class Session:
+    """Cells that share an interpreter."""
+
+    __slots__ = ("open", "tip")
+
+    def __init__(self) -> None:
+        self.open: dict[TaskId, Task] = {}
+        """The cells that have not settled, or that a device may still be running."""
+        self.tip: Tip | None = None
+        """Where a partition brought two cells of one number, the one that ended first counts."""
+
+    def ran(self, task: Task, attempt: Attempt) -> None:
+        """Takes in the end of an attempt at one of its cells."""
+        end = attempt.end
+        if attempt.cell < 1 or end is None or end.kind == "declined":
+            return
+        tip = self.tip
+        if tip is None or (-attempt.cell, end.hlc, attempt.hash) < (
+            -tip.cell,
+            tip.hlc,
+            tip.attempt,
+        ):
+            self.tip = Tip(attempt.cell, end.hlc, attempt.hash, task.id, attempt.device)
+
+    def note(self, task: Task) -> None:
+        """Takes in that the record of one of its cells has changed."""
+        if task.settled is None or any(attempt.is_open for attempt in task.attempts):
+            self.open[task.id] = task
+        else:
+            self.open.pop(task.id, None)
+
+
 class Task:
     """All evidence about one task.
 
@@ -162,6 +231,7 @@ class Task:
         "moves",
         "owner",
         "part",
+        "session",
         "settled",
         "spec",
         "submitted_hash",
@@ -194,6 +264,7 @@ class Task:
         self.settled: Settlement | None = None
         self.early: dict[bytes, list[tuple[Event, Body]]] | None = None
         """Events that name what has not arrived yet, by the attempt or tenure that they name."""
+        self.session: SessionKey | None = None
         self.part: bytes | None = None
         """What it last added to the digest."""
 
@@ -217,6 +288,8 @@ class Task:
                 attempt.end.hash if attempt.end else b"-",
                 attempt.lost.hash if attempt.lost else b"-",
             )
+            if attempt.rebuilt is not None:
+                parts.append(attempt.rebuilt.hash)
         parts.append(self.cancel.hash if self.cancel else b"-")
         parts.append(self.settled.hash if self.settled else b"-")
         return hashlib.sha256(b"|".join(parts)).digest()
@@ -255,6 +328,7 @@ class State:
         self.open_by_submitter: dict[Author, int] = {}
         self.keys: dict[tuple[bytes, bytes], TaskId] = {}
         """(owner, idempotency key) -> task."""
+        self.sessions: dict[SessionKey, Session] = {}
         self.settled: dict[str, int] = {}
         """How many tasks ended with each outcome."""
         self.findings: list[Finding] = []
@@ -273,6 +347,8 @@ class State:
         """Marks a task whose record changed."""
         self.touched[task.id] = task
         self._dirty[task.id] = task
+        if task.session is not None:
+            self.sessions[task.session].note(task)
 
     def resolve_members(self) -> list[Author]:
         """Computes the members anew; returns those that were not in before."""

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kowalski_protocol.codec import encode
+from kowalski_protocol.events import Result
+
 
 class Attempt(msgspec.Struct, frozen=True):
     """One run of one task on this device. `payload` is the decoded payload that the submitter
@@ -28,6 +31,47 @@ class Attempt(msgspec.Struct, frozen=True):
     payload: Mapping[str, Any]
     requires: Mapping[str, Any]
     timeout_s: float
+    session: str = ""
+    """The session whose next cell this is; empty for a program of its own."""
+    cell: int = 0
+    """Which cell of its session it is, from 1."""
+    after: str = ""
+    """The attempt that ran the cell before this one; empty for the first of a session."""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A cell that a session has run, on whatever device, as the ledger tells."""
+
+    cell: int
+    attempt: str
+    payload: Mapping[str, Any]
+    requires: Mapping[str, Any]
+    is_whole: bool
+    """Whether it ran to an end of its own, well or by an error of its own. Else it was stopped on
+    the way, or took its interpreter with it: what it had done by then can't be done again.
+    """
+    result_hash: bytes
+    """SHA-256 of the result that it brought (see `encode_result`)."""
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """A session's interpreter was made anew here, from its recorded cells."""
+
+    replayed: int
+    diverged: Sequence[int] = ()
+    """The cells that brought another result than the recorded one."""
+    passed_over: Sequence[int] = ()
+    """The cells that could not be run again, as they had not run to their end."""
+
+
+class OutputFile(msgspec.Struct, frozen=True):
+    """A file that an attempt left, as a blob of the device that ran it."""
+
+    path: str
+    """As the program named it, relative to its work folder, with `/` between its parts."""
+    blob: str
+    """Hex SHA-256."""
+    size_bytes: int
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -39,6 +83,8 @@ class Completed(msgspec.Struct, frozen=True):
     value: Any = None
     stdout: str = ""
     stderr: str = ""
+    rebuilt: Rebuilt | None = None
+    files: Sequence[OutputFile] = ()
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -50,13 +96,29 @@ class Failed(msgspec.Struct, frozen=True):
     sentence: str
     stdout: str = ""
     stderr: str = ""
+    rebuilt: Rebuilt | None = None
 
 
 Outcome = Completed | Failed
 
 
-class Context(Protocol):
-    """What an attempt may ask of its device."""
+def encode_result(outcome: Outcome) -> bytes | None:
+    """The bytes of an outcome's result, as they are hashed and sent; None where its value is not
+    JSON-like.
+    """
+    if isinstance(outcome, Completed):
+        files = tuple((file.path, file.blob, file.size_bytes) for file in outcome.files)
+        result = Result(True, outcome.value, outcome.stdout, outcome.stderr, files=files)
+    else:
+        result = Result(False, None, outcome.stdout, outcome.stderr, outcome.code, outcome.sentence)
+    try:
+        return encode(result)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+class Output(Protocol):
+    """Where what is printed goes."""
 
     def write(self, stream: str, data: bytes) -> None:
         """Passes output on while it comes; `stream` is "stdout" or "stderr".
@@ -64,6 +126,10 @@ class Context(Protocol):
         Never blocks; bounded.
         """
         ...
+
+
+class Context(Output, Protocol):
+    """What an attempt may ask of its device."""
 
     async def open_blob(self, blob_hash: str) -> Path:
         """Returns a local read-only file with the blob of this hex SHA-256, fetched from members if
@@ -74,6 +140,13 @@ class Context(Protocol):
 
     async def store_blob(self, source: Path) -> str:
         """Keeps a file as a blob and returns its hex SHA-256."""
+        ...
+
+    async def recorded(self) -> Sequence[Recorded]:
+        """The cells of the attempt's session that came before it, the oldest first.
+
+        Raises `Problem("session_lost")` where the ledger can't tell all of them any more.
+        """
         ...
 
 

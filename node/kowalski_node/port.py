@@ -17,6 +17,7 @@ from .views import (
     EventView,
     InviteView,
     OutputChunk,
+    SessionView,
     TaskView,
     WhyView,
 )
@@ -54,6 +55,10 @@ class NodePort(Protocol):
         """
         ...
 
+    def sessions(self) -> list[SessionView]:
+        """All sessions, the one that was used last first."""
+        ...
+
     async def task(self, task_id: str) -> TaskView: ...
 
     async def tasks(self, *, state: str | None, limit: int, after: str | None) -> list[TaskView]:
@@ -80,6 +85,10 @@ class NodePort(Protocol):
 
     async def store_blob(self, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
         """Keeps a blob durably; returns its hex SHA-256 and its size in bytes."""
+        ...
+
+    def keeps_blob(self, blob_hash: str) -> bool:
+        """Whether this node has the blob, and for good."""
         ...
 
     async def open_blob(self, blob_hash: str) -> tuple[int, AsyncIterator[bytes]]:

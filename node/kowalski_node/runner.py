@@ -17,21 +17,32 @@ from pathlib import Path
 
 import trio
 
-from kowalski_protocol.codec import Malformed, decode_value, encode
+from kowalski_protocol.codec import Malformed, decode_value
 from kowalski_protocol.errors import Problem
-from kowalski_protocol.events import Result
 from kowalski_protocol.ids import EventHash
 from kowalski_protocol.limits import Limits
 
 from .blobs import Blobs, read_file
 from .core.effects import Start
-from .core.inputs import AttemptEnded
-from .executor import Attempt, Completed, Context, Executor, Failed, Outcome
+from .core.inputs import AttemptEnded, Rebuilt
+from .executor import (
+    Attempt,
+    Completed,
+    Context,
+    Executor,
+    Failed,
+    Outcome,
+    Recorded,
+    encode_result,
+)
+from .executor import Rebuilt as RebuiltHere
 
 _log = logging.getLogger("kowalski.runner")
 
 OUTPUT_WINDOW_BYTES = 256 * 1024
 """What is kept of one attempt's output while it runs."""
+CELLS_TOLD_MAX = 1000
+"""How many cells of each sort the event names that tells of a session made anew."""
 FINISHED_OUTPUTS_MAX = 64
 """Of how many ended attempts the output window is kept."""
 
@@ -81,8 +92,9 @@ class OutputWindow:
 class _Context:
     """What one attempt may ask of the device (see `executor.Context`)."""
 
-    def __init__(self, runner: Runner, window: OutputWindow) -> None:
+    def __init__(self, runner: Runner, start: Start, window: OutputWindow) -> None:
         self._runner = runner
+        self._start = start
         self._window = window
 
     def write(self, stream: str, data: bytes) -> None:
@@ -93,6 +105,9 @@ class _Context:
 
     async def store_blob(self, source: Path) -> str:
         return (await self._runner.blobs.store(read_file(source)))[0]
+
+    async def recorded(self) -> Sequence[Recorded]:
+        return await self._runner.recorded(self._start)
 
 
 class Runner:
@@ -106,6 +121,7 @@ class Runner:
         ended: Callable[[AttemptEnded], None],
         payload: Callable[[Start], Awaitable[bytes | None]],
         open_blob: Callable[[str], Awaitable[Path]],
+        recorded: Callable[[Start], Awaitable[Sequence[Recorded]]],
     ) -> None:
         self._executors = {executor.name: executor for executor in executors}
         self.blobs = blobs
@@ -113,6 +129,7 @@ class Runner:
         self._ended = ended
         self._payload = payload
         self.open_blob = open_blob
+        self.recorded = recorded
         self._scopes: dict[EventHash, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self.outputs: OrderedDict[EventHash, OutputWindow] = OrderedDict()
@@ -148,7 +165,7 @@ class Runner:
         with trio.CancelScope() as scope:
             self._scopes[start.attempt] = scope
             try:
-                outcome = await self._outcome(start, _Context(self, window))
+                outcome = await self._outcome(start, _Context(self, start, window))
             finally:
                 del self._scopes[start.attempt]
                 window.close()
@@ -176,6 +193,9 @@ class Runner:
             value,  # pyright: ignore[reportUnknownArgumentType]
             start.requires,
             start.timeout_s,
+            start.session,
+            start.cell,
+            start.after.hex(),
         )
         outcome: Outcome = Failed(
             "timed_out", f"The attempt ran longer than its {start.timeout_s:g} s."
@@ -195,14 +215,15 @@ class Runner:
     async def _encode(
         self, start: Start, outcome: Outcome, started_ms: int, run_us: int
     ) -> AttemptEnded:
-        result = _result_bytes(outcome)
+        rebuilt = outcome.rebuilt
+        result = encode_result(outcome)
         if result is None or len(result) > self._limits.result_size_bytes_max:
             outcome = Failed(
                 "output_too_large",
                 "The result can't be sent: it is not JSON-like, or larger than"
                 f" {self._limits.result_size_bytes_max // 2**20} MiB.",
             )
-            result = _result_bytes(outcome)
+            result = encode_result(outcome)
             assert result is not None
         is_blob = len(result) > self._limits.attachment_size_bytes_max
         if is_blob:
@@ -210,7 +231,7 @@ class Runner:
                 await self.blobs.store_bytes(result)
             except Problem as problem:
                 outcome, is_blob = Failed(problem.code, problem.sentence), False
-                result = _result_bytes(outcome)
+                result = encode_result(outcome)
                 assert result is not None
         return AttemptEnded(
             attempt=start.attempt,
@@ -222,15 +243,14 @@ class Runner:
             started_ms=started_ms,
             run_us=run_us,
             result_size_bytes=len(result),
+            rebuilt=_told(rebuilt),
         )
 
 
-def _result_bytes(outcome: Outcome) -> bytes | None:
-    if isinstance(outcome, Completed):
-        result = Result(True, outcome.value, outcome.stdout, outcome.stderr)
-    else:
-        result = Result(False, None, outcome.stdout, outcome.stderr, outcome.code, outcome.sentence)
-    try:
-        return encode(result)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+def _told(rebuilt: RebuiltHere | None) -> Rebuilt | None:
+    if rebuilt is None:
         return None
+    diverged, passed_over = (
+        tuple(cells[:CELLS_TOLD_MAX]) for cells in (rebuilt.diverged, rebuilt.passed_over)
+    )
+    return Rebuilt(rebuilt.replayed, diverged, passed_over)

@@ -53,7 +53,7 @@ from .core import inputs as ins
 from .core.node import Node
 from .discovery import Discovery
 from .door import Door
-from .executor import Executor
+from .executor import Executor, Recorded
 from .interfaces import interface_addresses
 from .network import Network, NetworkError
 from .options import NodeOptions
@@ -63,6 +63,7 @@ from .pipeline import Pipeline
 from .runner import Runner
 from .sampler import Sampler
 from .service import Service
+from .session_history import recorded_cells
 from .views import ErrorView
 
 _log = logging.getLogger("kowalski.node")
@@ -100,7 +101,13 @@ class Runtime:
         self.problems: dict[str, ErrorView] = {}
         self.pipeline = Pipeline(node, store, identity, self)
         self.runner = Runner(
-            executors, blobs, LIMITS, self.pipeline.feed, self._payload, self._open_blob
+            executors,
+            blobs,
+            LIMITS,
+            self.pipeline.feed,
+            self._payload,
+            self._open_blob,
+            self._recorded,
         )
         self.network = Network(
             seed=identity.seed,
@@ -282,6 +289,9 @@ class Runtime:
         if kept is not None:
             return kept
         return await self._store.attachment(Feed(start.submitter, TASK), start.submitted_seq)
+
+    async def _recorded(self, start: fx.Start) -> Sequence[Recorded]:
+        return await recorded_cells(self.node.state, self._store, start)
 
     async def _open_blob(self, blob_hash: str) -> Path:
         return await self.outputs.open_blob(blob_hash)

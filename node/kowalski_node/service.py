@@ -34,7 +34,14 @@ from .core.scoring import DEFAULT_WEIGHTS, PARTS
 from .door import Door
 from .outputs import Outputs
 from .pipeline import Pipeline
-from .viewing import cluster_view, event_view, result_view, shown_attempt, task_view
+from .viewing import (
+    cluster_view,
+    event_view,
+    result_view,
+    session_views,
+    shown_attempt,
+    task_view,
+)
 from .views import (
     Accepted,
     ClusterView,
@@ -42,6 +49,7 @@ from .views import (
     EventView,
     InviteView,
     OutputChunk,
+    SessionView,
     TaskView,
     WhyView,
 )
@@ -239,6 +247,9 @@ class Service:
             )
         return found[0]
 
+    def sessions(self) -> list[SessionView]:
+        return session_views(self._node)
+
     async def task(self, task_id: str) -> TaskView:
         return await self._view(self._task(task_id))
 
@@ -409,6 +420,9 @@ class Service:
 
     async def store_blob(self, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
         return await self._blobs.store(chunks)
+
+    def keeps_blob(self, blob_hash: str) -> bool:
+        return self._blobs.keeps(blob_hash)
 
     async def open_blob(self, blob_hash: str) -> tuple[int, AsyncIterator[bytes]]:
         opening = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +21,17 @@ from . import __version__
 from .core.node import Node
 from .core.peers import Peer
 from .views import (
+    CellView,
     ClusterView,
     DeviceView,
     ErrorView,
     EventView,
+    FileView,
     HeadView,
     LinkView,
+    RebuiltView,
     ResultView,
+    SessionView,
     TaskView,
 )
 
@@ -78,7 +83,8 @@ def result_view(result: Result | None, task: Task, missing: str | None = None) -
     if result is not None:
         error = None if result.ok else error_view(result.code, result.sentence)
         blob = result_blob(task)
-        return ResultView(result.ok, result.value, blob, result.stdout, result.stderr, error)
+        files = [FileView(*file) for file in result.files]
+        return ResultView(result.ok, result.value, blob, result.stdout, result.stderr, error, files)
     end = _shown_end(task)
     if missing is not None and end is not None:
         error = None if end.kind == "completed" else error_view(end.code)
@@ -119,8 +125,40 @@ def task_view(
         priority=spec.priority,
         labels=spec.labels,
         waiting=None if settled else node.leader.waiting_reason(task),
+        session=_cell_view(task, attempt),
         trace=spec.trace or None,
     )
+
+
+def _cell_view(task: Task, attempt: Attempt | None) -> CellView | None:
+    if task.session is None:
+        return None
+    language, name = task.session
+    rebuilt = attempt.rebuilt if attempt is not None else None
+    return CellView(
+        name,
+        language,
+        attempt.cell if attempt is not None else 0,
+        RebuiltView(rebuilt.replayed, [*rebuilt.diverged], [*rebuilt.passed_over])
+        if rebuilt is not None
+        else None,
+    )
+
+
+def session_views(node: Node) -> list[SessionView]:
+    """All sessions, the one that was used last first."""
+    views = [
+        SessionView(
+            name,
+            language,
+            peer_id(session.tip.device) if session.tip is not None else None,
+            session.tip.cell if session.tip is not None else 0,
+            len(session.open),
+            unix_s(session.tip.hlc) if session.tip is not None else None,
+        )
+        for (language, name), session in node.state.sessions.items()
+    ]
+    return sorted(views, key=lambda view: (-(view.last or math.inf), view.name))
 
 
 def _device_view(node: Node, author: Author, now_s: float) -> DeviceView:

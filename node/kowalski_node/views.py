@@ -84,6 +84,16 @@ class ClusterView(msgspec.Struct, frozen=True):
     version: str
 
 
+class FileView(msgspec.Struct, frozen=True):
+    """A file that a program left, for GET /api/blobs/{blob}."""
+
+    path: str
+    """Relative to the program's work folder, with `/` between its parts."""
+    blob: str
+    """Hex SHA-256."""
+    size_bytes: int
+
+
 class ResultView(msgspec.Struct, frozen=True):
     """What an attempt brought. Where `blob` is named and value, stdout and stderr are all empty,
     no member that is connected holds the bytes.
@@ -99,6 +109,44 @@ class ResultView(msgspec.Struct, frozen=True):
     stdout: str = ""
     stderr: str = ""
     error: ErrorView | None = None
+    files: list[FileView] = []
+    """What of `payload.outputs` the program left."""
+
+
+class RebuiltView(msgspec.Struct, frozen=True):
+    """How a session's interpreter was made anew: its recorded cells were run again."""
+
+    replayed: int
+    diverged: list[int]
+    """Cells that brought another result than before: what the session knows may differ."""
+    passed_over: list[int]
+    """Cells that could not be run again, as they had been stopped on the way."""
+
+
+class CellView(msgspec.Struct, frozen=True):
+    """The place of a task in its session."""
+
+    name: str
+    language: str
+    cell: int
+    """Counted from 1; 0 before it is placed."""
+    rebuilt: RebuiltView | None = None
+    """Set where the interpreter had to be made anew for this cell."""
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """One of GET /api/sessions."""
+
+    name: str
+    language: str
+    device: str | None
+    """Where its last cell ran, and the next one goes while that device is there."""
+    cells: int
+    """How many have run."""
+    open: int
+    """How many run or wait."""
+    last: float | None
+    """When the last one ended, Unix seconds."""
 
 
 class TaskView(msgspec.Struct, frozen=True):
@@ -123,6 +171,7 @@ class TaskView(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     waiting: str | None = None
     """Why it is not placed yet, as a sentence, where this node knows."""
+    session: CellView | None = None
     trace: str | None = None
     """What the submitter said that it belongs to, such as a W3C traceparent."""
 

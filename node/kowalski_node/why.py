@@ -6,7 +6,7 @@ order of their times, and each becomes a sentence. A node that was not there tel
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from kowalski_ledger.state import State, Task
@@ -15,6 +15,7 @@ from kowalski_protocol.codec import decode_body
 from kowalski_protocol.events import (
     AttemptLost,
     CancelRequested,
+    SessionRebuilt,
     TaskCompleted,
     TaskDeclined,
     TaskFailed,
@@ -33,6 +34,8 @@ from kowalski_protocol.topics import RESULT, TASK
 from .viewing import plain
 from .views import WhyStep
 
+_CELLS_SHOWN = 20
+
 Read = Callable[[Feed, int], Awaitable[Event | None]]
 
 
@@ -43,6 +46,8 @@ def places(task: Task) -> list[tuple[Feed, int]]:
         found.append((Feed(attempt.leader, TASK), attempt.placed_seq))
         if attempt.started_seq:
             found.append((Feed(attempt.device, RESULT), attempt.started_seq))
+        if attempt.rebuilt is not None:
+            found.append((Feed(attempt.device, RESULT), attempt.rebuilt.seq))
         if attempt.end is not None:
             found.append((Feed(attempt.device, RESULT), attempt.end.seq))
         if attempt.lost is not None:
@@ -61,6 +66,22 @@ async def story(state: State, task: Task, read: Read) -> list[WhyStep]:
     events.sort(key=lambda e: (e.hlc, e.hash))
     teller = _Teller(state, task)
     return [step for event in events if (step := teller.tell(event)) is not None]
+
+
+def _rebuilt(body: SessionRebuilt) -> str:
+    cells = "cell" if body.replayed == 1 else "cells"
+    parts = [f"made the session's interpreter anew from {body.replayed} {cells}"]
+    if body.diverged:
+        parts.append(f"other results than before: {_cells(body.diverged)}")
+    if body.passed_over:
+        parts.append(f"not run again, as they had been stopped: {_cells(body.passed_over)}")
+    return "; ".join(parts)
+
+
+def _cells(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_CELLS_SHOWN]))
+    more = f" and {len(numbers) - _CELLS_SHOWN} more" if len(numbers) > _CELLS_SHOWN else ""
+    return f"{'cell' if len(numbers) == 1 else 'cells'} {shown}{more}"
 
 
 class _Teller:
@@ -101,13 +122,16 @@ class _Teller:
                 shown = ", ".join(
                     f"{n} {s:.3f}" for n, s in sorted(scores.items(), key=lambda x: -x[1])
                 )
+                cell = f", as cell {body.cell} of its session" if body.cell else ""
                 return (
                     (
-                        f"attempt {body.number} placed on {self.name(body.device)}"
+                        f"attempt {body.number} placed on {self.name(body.device)}{cell}"
                         f" (score {body.score:.3f}; considered: {shown})"
                     ),
                     {"device": peer_id(body.device), "score": body.score, "considered": scores},
                 )
+            case SessionRebuilt():
+                return _rebuilt(body), plain(body)
             case TaskStarted():
                 return f"attempt {self._number(body)} is running", {}
             case TaskCompleted():
@@ -147,6 +171,8 @@ class _Teller:
     def _submitted(self, body: TaskSubmitted) -> tuple[str, dict[str, Any]]:
         spec = decode_spec(body.spec) or TaskSpec("?", "?", b"", 0)
         parts = [f"submitted {spec.kind} {spec.need}"]
+        if spec.session:
+            parts.append(f"session {spec.session}")
         if spec.priority:
             parts.append(f"priority {spec.priority}")
         if spec.requires:

@@ -72,6 +72,8 @@ CODES: Final[dict[str, Code]] = {
     "cancelled": Code(200, "somebody cancelled the task"),
     "device_lost": Code(200, "the device was lost while it ran the attempt"),
     "sandbox_unavailable": Code(200, "the device has no working sandbox"),
+    "interpreter_lost": Code(200, "the cell ended the interpreter of its session"),
+    "session_lost": Code(200, "the session can't go on: its recorded cells are not all there"),
     "executor_failed": Code(200, "the executor itself failed: the device's log has the details"),
     # At the HTTP door and on the command line.
     "method_not_allowed": Code(405, "the path exists and does not know this method"),

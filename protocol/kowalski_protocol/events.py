@@ -114,6 +114,11 @@ class TaskPlaced(Body, frozen=True):
     score: float
     considered: tuple[tuple[bytes, float], ...] = ()
     """The first 4 bytes of each device that was considered, with its score."""
+    cell: int = 0
+    """Which cell of its session it is, from 1; 0 for a task without a session."""
+    after_task: bytes = b""
+    after: bytes = b""
+    """The task, and of it the attempt, that ran the session's cell before; empty for its first."""
 
 
 class AttemptLost(Body, frozen=True):
@@ -203,6 +208,20 @@ class TaskDeclined(Body, frozen=True):
     reason: str
 
 
+class SessionRebuilt(Body, frozen=True):
+    """For this attempt the device made its session's interpreter anew, from the recorded cells."""
+
+    topic: ClassVar[str] = RESULT
+    task: bytes
+    attempt: bytes
+    replayed: int
+    """How many cells were run again."""
+    diverged: tuple[int, ...] = ()
+    """Those of them that brought another result than the recorded one."""
+    passed_over: tuple[int, ...] = ()
+    """Cells that were not run again, as they had not run to an end of their own."""
+
+
 KINDS: Final[dict[str, type[Body]]] = {
     kind.__name__: kind
     for kind in (
@@ -222,6 +241,7 @@ KINDS: Final[dict[str, type[Body]]] = {
         TaskCompleted,
         TaskFailed,
         TaskDeclined,
+        SessionRebuilt,
     )
 }
 
@@ -251,3 +271,5 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     stderr: str = ""
     code: str = ""
     sentence: str = ""
+    files: tuple[tuple[str, str, int], ...] = ()
+    """The files that it left: path, blob (hex SHA-256) and size in bytes of each."""

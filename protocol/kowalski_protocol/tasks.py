@@ -41,6 +41,8 @@ KEY_SIZE_BYTES: Final = 16
 KEY_LENGTH_MAX: Final = 256
 KEY_SIZE_BYTES_MAX: Final = 1 + 4 * KEY_LENGTH_MAX
 """A key as hashed: one byte that tells its sort, then as many as its characters may take."""
+SESSION_LANGUAGES: Final = ("python", "bash")
+"""Those whose interpreter can be kept between the cells of a session."""
 FAILOVERS: Final = ("redistribute", "fail", "queue")
 DEVICE_FILTERS: Final = ("local", "network", "all")
 
@@ -68,6 +70,8 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True):
     device_filter: str = "all"
     labels: dict[str, str] = {}
     trace: str = ""
+    session: str = ""
+    """The session whose interpreter runs this `code` task as its next cell; empty for none."""
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -104,6 +108,7 @@ _FIELDS: Final = frozenset(
         "labels",
         "durability",
         "trace",
+        "session",
         "private",
         "secrets",
         "after",
@@ -248,6 +253,19 @@ def _kind(value: Any) -> str:
     raise Problem("unknown_kind", f"There is no task kind {shown!r}; there are {', '.join(KINDS)}.")
 
 
+def _session(value: Any, kind: str, need: str, limits: Limits) -> str:
+    if value is None:
+        return ""
+    if not _may_have_session(kind, need):
+        languages = " and ".join(SESSION_LANGUAGES)
+        raise _bad(f"'session' is for code tasks in {languages}, and this is {kind} {need[:40]}.")
+    return _text(value, "session", limits.label_length_max)
+
+
+def _may_have_session(kind: str, need: str) -> bool:
+    return kind == "code" and need in SESSION_LANGUAGES
+
+
 def _retry(value: Any, limits: Limits) -> tuple[int, float, float]:
     if not isinstance(value, Mapping) or set(value) - {"max_attempts", "backoff_s", "jitter"}:  # pyright: ignore[reportUnknownArgumentType]
         raise _bad("'retry' must be an object of max_attempts, backoff_s and jitter.")
@@ -302,6 +320,7 @@ def parse_task(task: Mapping[str, Any], limits: Limits = LIMITS) -> Submission:
         device_filter=_one_of(task.get("device_filter", "all"), "device_filter", DEVICE_FILTERS),
         labels=_labels(task.get("labels") or {}, "labels", limits),
         trace=_text(task["trace"], "trace", 256) if task.get("trace") else "",
+        session=_session(task.get("session"), kind, need, limits),
     )
     spec_bytes = encode(spec)
     if len(spec_bytes) > limits.body_size_bytes_max // 2:
@@ -350,4 +369,6 @@ def _is_sound(spec: TaskSpec, limits: Limits) -> bool:
         and abs(spec.priority) <= PRIORITY_MAX
         and spec.failover in FAILOVERS
         and spec.device_filter in DEVICE_FILTERS
+        and (not spec.session or _may_have_session(spec.kind, spec.need))
+        and len(spec.session) <= limits.label_length_max
     )

@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from kowalski_executors import make_executors
-from kowalski_node.executor import Attempt, Completed, Executor, Failed, Outcome
+from kowalski_node.executor import Attempt, Completed, Executor, Failed, Outcome, Recorded
 from kowalski_protocol.errors import Problem
 
 SANDBOXES: dict[str, dict[str, Any]] = {"warm": {}, "cold": {"warm": False}}
@@ -42,6 +42,7 @@ class Recorder:
         self.blobs = dict(blobs or {})
         self.writes: list[tuple[str, bytes]] = []
         self.printed = trio.Event()
+        self.history: list[Recorded] = []
 
     def write(self, stream: str, data: bytes) -> None:
         """Keeps a piece of output."""
@@ -62,6 +63,11 @@ class Recorder:
     async def store_blob(self, source: Path) -> str:
         """Keeps nothing."""
         raise Problem("not_found", f"Nothing is kept here, {source} neither.")
+
+    async def recorded(self) -> Sequence[Recorded]:
+        """What the attempt's session has run before."""
+        await trio.lowlevel.checkpoint()
+        return self.history
 
 
 def attempt(

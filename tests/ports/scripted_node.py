@@ -18,6 +18,7 @@ import trio
 
 from kowalski_node.views import (
     Accepted,
+    CellView,
     ClusterView,
     DeviceView,
     ErrorView,
@@ -27,6 +28,7 @@ from kowalski_node.views import (
     LinkView,
     OutputChunk,
     ResultView,
+    SessionView,
     TaskView,
     WhyStep,
     WhyView,
@@ -163,6 +165,9 @@ class ScriptedNode:
             submitter=SELF,
             priority=submission.spec.priority,
             labels=dict(submission.spec.labels),
+            session=CellView(submission.spec.session, submission.spec.need, 0)
+            if submission.spec.session
+            else None,
         )
         self._note("TaskSubmitted", {"task": task_id})
         if submission.spec.need == "echo":
@@ -196,6 +201,24 @@ class ScriptedNode:
         if task_id not in self._tasks:
             raise Problem("not_found", f"There is no task {task_id}.", mend="kowalski tasks")
         return self._tasks[task_id]
+
+    def sessions(self) -> list[SessionView]:
+        """The sessions of the tasks that were submitted."""
+        cells: dict[tuple[str, str], list[TaskView]] = {}
+        for view in self._tasks.values():
+            if view.session is not None:
+                cells.setdefault((view.session.name, view.session.language), []).append(view)
+        return [
+            SessionView(
+                name,
+                language,
+                views[-1].device,
+                sum(view.state == "settled" for view in views),
+                sum(view.state != "settled" for view in views),
+                views[-1].times.get("settled"),
+            )
+            for (name, language), views in cells.items()
+        ]
 
     async def tasks(self, *, state: str | None, limit: int, after: str | None) -> list[TaskView]:
         await trio.lowlevel.checkpoint()
@@ -317,6 +340,9 @@ class ScriptedNode:
             kept += chunk
         self.blobs[digest.hexdigest()] = bytes(kept)
         return digest.hexdigest(), len(kept)
+
+    def keeps_blob(self, blob_hash: str) -> bool:
+        return blob_hash in self.blobs
 
     async def open_blob(self, blob_hash: str) -> tuple[int, AsyncIterator[bytes]]:
         await trio.lowlevel.checkpoint()

@@ -321,6 +321,25 @@ async def test_an_invite_has_a_token_and_an_unknown_role_has_none(
         assert told(problem) in ("not_supported", "bad_request")
 
 
+async def test_a_session_is_listed_from_its_first_cell_on(
+    open_port: OpenPort, tmp_path: Path
+) -> None:
+    async with open_port(tmp_path) as node:
+        assert node.sessions() == []
+        payload = {"language": "python", "code": "1"}
+        [task_id] = await submit(
+            node, {"kind": "code", "payload": payload, "session": "notes", "failover": "queue"}
+        )
+        cell = (await node.task(task_id)).session
+        assert cell is not None
+        assert (cell.name, cell.language, cell.cell) == ("notes", "python", 0)
+        [session] = node.sessions()
+        assert (session.name, session.language, session.cells, session.open) == (
+            *("notes", "python"),
+            *(0, 1),
+        )
+
+
 async def test_weights_change_for_one_kind(open_port: OpenPort, tmp_path: Path) -> None:
     async with open_port(tmp_path) as node:
         before = node.weights()["code"]

@@ -38,7 +38,11 @@ from kowalski_protocol.topics import RESULT, TASK
 
 FIRST_HLC = 1_790_000_000_000 << 16
 OUTCOMES = ("completed", "failed", "cancelled", "dead", "of_a_later_release")
-SPECS = tuple(encode(TaskSpec("tool", need, bytes(32), 0)) for need in ("echo", "sleep"))
+SPECS = (
+    encode(TaskSpec("tool", "echo", bytes(32), 0)),
+    encode(TaskSpec("code", "python", bytes(32), 0, session="notes")),
+    encode(TaskSpec("code", "python", bytes(32), 1, session="notes")),
+)
 KEYS = (b"kone", b"r" + bytes(16))
 
 
@@ -124,8 +128,10 @@ class History:
         self.tenures.setdefault(id, [(b"", holder)])
         return id
 
-    def place(self, leader: Writer, task: TaskId, device: Writer, claim: bytes = b"") -> EventHash:
-        event = self.write(leader, e.TaskPlaced(task, 1, device.author, claim, 0.5))
+    def place(
+        self, leader: Writer, task: TaskId, device: Writer, claim: bytes = b"", cell: int = 0
+    ) -> EventHash:
+        event = self.write(leader, e.TaskPlaced(task, 1, device.author, claim, 0.5, (), cell))
         self.attempts[event.hash] = (task, device)
         return event.hash
 
@@ -232,13 +238,14 @@ class _Scribe:
     def submits(self) -> None:
         owner = self.pick(self.history.devices[:2])
         submitter = owner if self.rightly() else self.device()
-        spec = 0 if self.rightly() else 1
+        spec = self.pick((0, 0, 1, 2))
         id = self.history.submit(submitter, self.pick(KEYS), owner=owner, spec=spec)
         assert id in self.history.tasks
 
     def places(self) -> None:
         claim = self.pick(self.history.claims).hash if self.history.claims else b""
-        self.history.place(self.device(), self.task(), self.device(), claim)
+        cell = self.pick((0, 1, 1, 2))
+        self.history.place(self.device(), self.task(), self.device(), claim, cell)
 
     def starts(self) -> None:
         task, attempt, device = self.attempt()
@@ -253,6 +260,10 @@ class _Scribe:
             self.history.fail(device, task, attempt)
         else:
             self.history.write(device, e.TaskDeclined(task, attempt, "fenced"))
+
+    def rebuilds(self) -> None:
+        task, attempt, device = self.attempt()
+        self.history.write(device, e.SessionRebuilt(task, attempt, 2, (1,)), later=self.later())
 
     def loses(self) -> None:
         task, attempt, _ = self.attempt()
@@ -299,6 +310,7 @@ _ACTIONS = (
     "weighs",
     "uses_an_invite",
     "starts",
+    "rebuilds",
     "loses",
     "cancels",
     "babbles",
@@ -398,6 +410,9 @@ def shown(state: State) -> dict[str, Any]:
         "keys": state.keys,
         "settled": state.settled,
         "open": set(state.open),
+        "sessions": {
+            key: (session.tip, set(session.open)) for key, session in state.sessions.items()
+        },
         "open by submitter": {a: n for a, n in state.open_by_submitter.items() if n},
         "counted": state.counted,
         "tasks": {id: _shown_task(task) for id, task in state.tasks.items()},

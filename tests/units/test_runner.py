@@ -10,7 +10,7 @@ import trio
 from kowalski_node.blobs import Blobs
 from kowalski_node.core.effects import Start
 from kowalski_node.core.inputs import AttemptEnded
-from kowalski_node.executor import Completed
+from kowalski_node.executor import Completed, Recorded
 from kowalski_node.runner import Runner
 from kowalski_protocol.codec import decode_value, encode
 from kowalski_protocol.errors import Problem
@@ -44,7 +44,10 @@ async def ended(blobs: Blobs, value: Any) -> AttemptEnded:
     async def no_blob(blob_hash: str) -> Path:
         raise Problem("not_found", blob_hash)
 
-    runner = Runner([executor], blobs, LIMITS, end, payload, no_blob)
+    async def no_cells(_start: Start) -> list[Recorded]:
+        return []
+
+    runner = Runner([executor], blobs, LIMITS, end, payload, no_blob, no_cells)
     async with trio.open_nursery() as nursery:
         await nursery.start(runner.run)
         runner.start(START)

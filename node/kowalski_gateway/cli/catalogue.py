@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "result": Entry(WORK, "tasks", "Show a task's result."),
     "cancel": Entry(WORK, "tasks", "End a task wherever it runs."),
     "why": Entry(WORK, "tasks", "Tell the story of a task from the ledger."),
+    "sessions": Entry(WORK, "sessions", "List the sessions whose interpreters are kept."),
     "logs": Entry(WORK, "logs", "Show what a task prints, or the ledger's events."),
     "status": Entry(CLUSTER, "cluster", "Show the cluster: leader, devices, tasks, warnings."),
     "devices": Entry(CLUSTER, "cluster", "List the cluster's devices and what they offer."),

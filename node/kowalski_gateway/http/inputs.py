@@ -84,6 +84,13 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="What it belongs to, such as a W3C traceparent; shown with the task."),
     ] = None
+    session: Annotated[
+        str | None,
+        Meta(
+            description="Runs it as the next cell of this session, in an interpreter that is kept;"
+            " code in python or bash."
+        ),
+    ] = None
     private: bool = False
     secrets: list[str] = []
     after: list[str] = []

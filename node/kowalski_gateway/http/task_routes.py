@@ -14,7 +14,7 @@ import msgspec
 import trio
 from starlette.responses import Response
 
-from kowalski_node.views import Accepted, OutputChunk, TaskView, WhyView
+from kowalski_node.views import Accepted, OutputChunk, SessionView, TaskView, WhyView
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.ids import TASK_ID_SIZE_BYTES
 from kowalski_protocol.limits import LIMITS
@@ -116,6 +116,10 @@ async def list_tasks(call: Call[TasksQuery, None]) -> Response:
     tasks = await call.node.tasks(state=query.state, limit=query.limit, after=after)
     more = len(tasks) == query.limit
     return json_answer(TaskPage(tasks, tasks[-1].id if more else None))
+
+
+async def list_sessions(call: Call[NoQuery, None]) -> Response:
+    return json_answer(call.node.sessions())
 
 
 async def get_task(call: Call[WaitQuery, None]) -> Response:
@@ -223,6 +227,15 @@ TASK_ROUTES: Final[tuple[Route[Any, Any], ...]] = (
         query=TasksQuery,
         reply=TaskPage,
         errors=("bad_request", *_ID_ERRORS),
+    ),
+    Route(
+        method="GET",
+        path="/api/sessions",
+        name="list_sessions",
+        group=GROUP,
+        summary="The sessions, the one that was used last first.",
+        handler=list_sessions,
+        reply=list[SessionView],
     ),
     Route(
         method="POST",

@@ -13,8 +13,16 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec import structs
+
 from kowalski_ledger.state import Attempt, Task
-from kowalski_protocol.events import TaskCompleted, TaskDeclined, TaskFailed, TaskStarted
+from kowalski_protocol.events import (
+    SessionRebuilt,
+    TaskCompleted,
+    TaskDeclined,
+    TaskFailed,
+    TaskStarted,
+)
 from kowalski_protocol.ids import EventHash
 from kowalski_protocol.limits import Limits, Timers
 from kowalski_protocol.topics import TASK
@@ -24,6 +32,7 @@ from .book import Book
 from .effects import Outbox, Start, StopAttempt
 from .inputs import AttemptEnded, Now
 from .placement import mismatch
+from .sessions import KnownCells
 
 
 class _Run:
@@ -51,6 +60,7 @@ class Device:
         self.running: dict[EventHash, _Run] = {}
         self._unwritten: list[AttemptEnded] = []
         """What ended while the ledger could not be written."""
+        self._cells = KnownCells(book)
         self.stopping = False
 
     def decline_stale(self, stale: list[tuple[Task, EventHash]], now: Now, out: Outbox) -> None:
@@ -113,14 +123,18 @@ class Device:
 
     def start(self, now: Now, out: Outbox) -> None:
         """Starts what waits, as far as there are slots, never before its placement is durable."""
+        early: list[EventHash] = []
         while self.waiting and len(self.running) < self.slots and not self.stopping:
             hash = self.waiting.popleft()
-            task = self._accepted.pop(hash, None)
-            if task is None or task.spec is None:
+            task = self._accepted.get(hash)
+            attempt = task.attempt(hash) if task is not None else None
+            if task is None or task.spec is None or attempt is None or attempt.end is not None:
+                self._accepted.pop(hash, None)
                 continue
-            attempt = task.attempt(hash)
-            if attempt is None or attempt.end is not None:
+            if task.session is not None and not self._cells.lead_to(attempt):
+                early.append(hash)
                 continue
+            del self._accepted[hash]
             run = self.running[hash] = _Run(task, now.mono_s, now.wall_ms)
             spec = task.spec
             if any(took_device(earlier) for earlier in task.attempts):
@@ -140,8 +154,12 @@ class Device:
                     spec.timeout_s,
                     task.submitter,
                     task.submitted_seq,
+                    spec.session,
+                    attempt.cell,
+                    attempt.after,
                 )
             )
+        self.waiting.extendleft(reversed(early))
 
     def ended(self, ended: AttemptEnded, now: Now, out: Outbox) -> None:
         """An executor has ended: tells what it brought."""
@@ -154,6 +172,9 @@ class Device:
         if run.stopping == "stopping":
             self._decline(run.task, ended.attempt, "stopping", now, out)
             return
+        if ended.rebuilt is not None:
+            told = SessionRebuilt(run.task.id, ended.attempt, *structs.astuple(ended.rebuilt))
+            self._book.write(told, now, out)
         attachment = None if ended.is_blob else ended.result
         size = ended.result_size_bytes or len(ended.result)
         if ended.ok:

@@ -32,6 +32,9 @@ class Start(msgspec.Struct, frozen=True):
     timeout_s: float
     submitter: Author
     submitted_seq: int
+    session: str = ""
+    cell: int = 0
+    after: bytes = b""
 
 
 class StopAttempt(msgspec.Struct, frozen=True):

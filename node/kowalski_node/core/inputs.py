@@ -150,6 +150,14 @@ class SampleTaken(msgspec.Struct, frozen=True):
     sample: Mapping[str, Any]
 
 
+class Rebuilt(msgspec.Struct, frozen=True):
+    """How the interpreter of an attempt's session was made anew."""
+
+    replayed: int
+    diverged: tuple[int, ...]
+    passed_over: tuple[int, ...]
+
+
 class AttemptEnded(msgspec.Struct, frozen=True):
     """The shell's executor has ended an attempt; `result` is an encoded `events.Result`."""
 
@@ -162,6 +170,7 @@ class AttemptEnded(msgspec.Struct, frozen=True):
     started_ms: int
     run_us: int
     result_size_bytes: int = 0
+    rebuilt: Rebuilt | None = None
 
 
 class BlobArrived(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from kowalski_ledger.state import Attempt, Claim, State, Task
+from kowalski_ledger.state import Attempt, Claim, Session, State, Task
 from kowalski_protocol.codec import encode
 from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
 from kowalski_protocol.ids import Author, EventHash, TaskId
@@ -26,6 +26,7 @@ from .peers import Peers
 from .placement import Candidate, Measure, Waiting, candidates, choose
 from .queue import Arrival, Queue
 from .scoring import DEFAULT_WEIGHTS
+from .sessions import cell_after, next_cell
 from .sync import Sync
 
 _FRUITLESS_OFTEN = 3
@@ -214,11 +215,24 @@ class Leader:
             for kept in (attempts.by_device.get(device, {}), attempts.kept.get(device, {})):
                 for task_id in list(kept.values()):
                     self.consider(self._book.state.tasks[task_id], now, out)
+        for session in self._book.state.sessions.values():
+            if session.open:
+                self._consider_next(session, now, out)
 
     def consider(self, task: Task, now: Now, out: Outbox) -> None:
         """Looks at a task whose record has changed: does it need a place?"""
         if not self.is_ready:
             return
+        self._consider(task, now, out)
+        if task.session is not None:
+            self._consider_next(self._book.state.sessions[task.session], now, out)
+
+    def _consider_next(self, session: Session, now: Now, out: Outbox) -> None:
+        following = next_cell(session, self._peers.present)
+        if following is not None:
+            self._consider(following, now, out)
+
+    def _consider(self, task: Task, now: Now, out: Outbox) -> None:
         if not self._wants_place(task, now, out):
             self.queue.remove(task.id)
             if task.settled is not None:
@@ -259,7 +273,12 @@ class Leader:
             return False
         if spec.failover == "fail" and lost:
             return False
-        return not takes_devices(lost, self._limits)
+        if takes_devices(lost, self._limits):
+            return False
+        # Cells of one session run one at a time, in the order in which they were submitted.
+        return task.session is None or task is next_cell(
+            self._book.state.sessions[task.session], self._peers.present
+        )
 
     def _is_out_of_reach(self, task: Task, attempt: Attempt) -> bool:
         """Whether only a device that is gone has the result that the owner waits for.
@@ -337,6 +356,10 @@ class Leader:
             for c in live:
                 if c.author not in prefetch:
                     prefetch[c.author] = self._prefetch(kind, c, live)
+            tip = state.sessions[task.session].tip if task.session is not None else None
+            if tip is not None:
+                # Where its interpreter is, even if another device has a place now.
+                live = [c for c in live if c.author == tip.device] or live
             tried = frozenset(attempt.device for attempt in task.attempts)
             shown = self._limits.considered_max
             placed = choose(live, self._attempts.counts, prefetch, shown, tried)
@@ -350,6 +373,7 @@ class Leader:
                 claim.hash,
                 placed.score,
                 placed.considered,
+                *cell_after(task, tip),
             )
             self._book.write(body, now, out)
             self.queue.serve(task_id)
@@ -399,8 +423,11 @@ class Leader:
 
         None where it does not wait here.
         """
-        if task.id not in self.queue or task.spec is None:
+        if task.spec is None:
             return None
+        if task.id not in self.queue:
+            is_cell = task.session is not None and not task.attempts
+            return "waits for the cells of its session before it" if is_cell else None
         key = self.queue.bucket_of(task.id)
         if key is None:
             return "waits before its next attempt"
@@ -409,4 +436,4 @@ class Leader:
 
 
 def _class(spec: TaskSpec) -> bytes:
-    return encode((spec.kind, spec.need, spec.requires, spec.device_filter))
+    return encode((spec.kind, spec.need, spec.requires, spec.device_filter, spec.session))
