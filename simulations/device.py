@@ -16,6 +16,7 @@ from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.commits import Commit, Commits
 from kowalski_node.core.node import Node, NodeConfig
+from kowalski_node.core.sessions import history
 from kowalski_node.pipeline import RETRY_S
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import Body, CapabilitiesAdvertised, ClusterFounded
@@ -26,7 +27,7 @@ from kowalski_protocol.topics import TASK
 
 from .clock import START_MS, Clock
 from .disk import MemoryDisk, MemoryStore, done
-from .executors import Script, ended, script_of
+from .executors import Running, ended, script_of
 from .requests import Requests
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Device:
         """How many times longer its runs take."""
         self.node: Node | None = None
         self.store = MemoryStore(self.disk)
-        self.running: dict[EventHash, tuple[fx.Start, Script, float, int]] = {}
+        self.running: dict[EventHash, Running] = {}
+        self.interpreters: dict[str, bytes] = {}
+        """Session -> the attempt that its interpreter here has run last."""
         self._commits: Commits | None = None
         self._backlog: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_draining = False
@@ -151,6 +154,7 @@ class Device:
         self.node = self._commits = None
         self._backlog.clear()
         self.running.clear()
+        self.interpreters.clear()
         self.requests.clear()
         self.world.wire.went_down(self.author)
 
@@ -174,10 +178,10 @@ class Device:
         return CapabilitiesAdvertised(
             1,
             self.name,
-            ("tool",),
+            ("code", "tool"),
             ("echo", "sleep"),
-            {},
-            "none",
+            {"python": "3"},
+            "bubblewrap",
             self.slots,
             self.slots,
             8 << 30,
@@ -411,7 +415,8 @@ class Device:
         assert payload is not None, "a run starts once its payload is durable here"
         script = script_of(payload)
         now = self.clock.now()
-        self.running[order.attempt] = (order, script, now.mono_s, now.wall_ms)
+        rebuilt = self._rebuild(order) if order.session else None
+        self.running[order.attempt] = Running(order, script, rebuilt, now.mono_s, now.wall_ms)
         run_s = script.seconds * self.speed
         agenda = self.world.agenda
         if script.kills:
@@ -420,6 +425,17 @@ class Device:
         if run_s > order.timeout_s:
             run_s, code = order.timeout_s, "timed_out"
         agenda.after(run_s, self._run_over, self.life, order.attempt, code)
+
+    def _rebuild(self, order: fx.Start) -> ins.Rebuilt | None:
+        """Brings the interpreter of a session to where the cell goes on."""
+        cells = history(self.core.state, order)
+        assert cells is not None, "a cell starts where all before it are known"
+        for task, _ in cells:
+            feed = Feed(task.submitter, TASK)
+            assert done(self.store.attachment(feed, task.submitted_seq)) is not None
+        if self.interpreters.get(order.session, b"") == order.after:
+            return None
+        return ins.Rebuilt(len(cells), (), ())
 
     def _kill(self, life: int) -> None:
         if life == self.life:
@@ -435,9 +451,11 @@ class Device:
         run = self.running.pop(attempt, None)
         if run is None:
             return
-        order, script, began_s, started_ms = run
-        run_s = self.clock.now().mono_s - began_s
-        result = ended(order, script, code=code, started_ms=started_ms, run_s=run_s)
+        order = run.order
+        run_s = self.clock.now().mono_s - run.began_s
+        result = ended(run, code=code, run_s=run_s)
+        if order.session:
+            self.interpreters[order.session] = attempt
         if result.is_blob:
             self.blobs.add(result.result_hash)
         self.give(result)

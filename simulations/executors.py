@@ -1,8 +1,9 @@
 """The scripted executors of a simulated device: a task's payload says what its run does.
 
-`{"tool": "echo" | "sleep", "args": {"seconds": s, "fails": n, "kills": bool, "size": bytes}}`: it
-takes so long, fails in its first n attempts, takes its device down, or brings a result of a size.
-Anything else that the payload says is not looked at.
+`{"tool": "echo" | "sleep", "args": {"seconds": s, "fails": n, "kills": bool, "size": bytes}}`, and
+the same `args` in the payload of a session's cell: it takes so long, fails in its first n attempts,
+takes its device down, or brings a result of a size. Anything else that the payload says is not
+looked at.
 """
 
 from __future__ import annotations
@@ -26,6 +27,16 @@ class Script(NamedTuple):
     size_bytes: int
 
 
+class Running(NamedTuple):
+    """An attempt that runs."""
+
+    order: fx.Start
+    script: Script
+    rebuilt: ins.Rebuilt | None
+    began_s: float
+    started_ms: int
+
+
 def script_of(payload: bytes) -> Script:
     """What a payload asks for."""
     value: Any = decode_value(payload)
@@ -38,10 +49,9 @@ def script_of(payload: bytes) -> Script:
     )
 
 
-def ended(
-    order: fx.Start, script: Script, *, code: str, started_ms: int, run_s: float
-) -> ins.AttemptEnded:
+def ended(run: Running, *, code: str, run_s: float) -> ins.AttemptEnded:
     """What the shell tells the core of a run that has ended; an empty code is success."""
+    order, script = run.order, run.script
     failed = code or ("failed" if order.number <= script.fails else "")
     value = "x" * script.size_bytes if not failed else None
     result = encode(Result(not failed, value, code=failed))
@@ -53,7 +63,8 @@ def ended(
         b"" if is_blob else result,
         hashlib.sha256(result).digest(),
         is_blob,
-        started_ms,
+        run.started_ms,
         int(run_s * 1e6),
         len(result),
+        run.rebuilt,
     )

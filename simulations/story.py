@@ -80,8 +80,7 @@ def _submits(event: Event, task: TaskId) -> bool:
         body = decode_body(event.kind, event.body)
     except Malformed:
         return False
-    assert isinstance(body, TaskSubmitted)
-    return task_id(body.owner, body.key, body.spec) == task
+    return isinstance(body, TaskSubmitted) and task_id(body.owner, body.key, body.spec) == task
 
 
 def _details(world: World, event: Event) -> str:

@@ -37,6 +37,8 @@ class Workload:
         """The share of tasks that fail, kill, or bring much."""
         self._killers_left = 3
         """Each takes down a device for five seconds, up to nine times."""
+        self._sessions = chance.choice((0, 0, 1, 4))
+        """How many sessions people work in."""
         self._cancels = chance.choice((0.0, 0.05, 0.2))
 
     def begin(self, length_s: float) -> None:
@@ -90,6 +92,8 @@ class Workload:
     def _spec(self, *, is_brief: bool) -> dict[str, Any]:
         chance = self._chance
         args: dict[str, Any] = {}
+        if self._sessions and not is_brief and chance.random() < 0.2:
+            return self._cell()
         if not is_brief and chance.random() < 0.3:
             args["seconds"] = round(self._long_s * chance.random(), 3)
         spec: dict[str, Any] = {"kind": "tool", "payload": {"tool": "echo", "args": args}}
@@ -114,6 +118,19 @@ class Workload:
             device = chance.choice(self._world.devices)
             spec["requires"] = {"device": self._world.peer_id(device)}
         return spec
+
+    def _cell(self) -> dict[str, Any]:
+        """The next cell of a session: brief, as all of a session wait for each other."""
+        chance = self._chance
+        args: dict[str, Any] = {"seconds": round(0.2 * chance.random(), 3)}
+        if chance.random() < self._odd:
+            args["fails"] = 1
+        return {
+            "kind": "code",
+            "payload": {"language": "python", "code": "x += 1", "args": args},
+            "session": f"session {chance.randrange(self._sessions)}",
+            "retry": {"max_attempts": chance.randint(1, 2), "backoff_s": 0.1},
+        }
 
     def _cancel(self) -> None:
         device = self._device()

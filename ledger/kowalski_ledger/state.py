@@ -192,7 +192,7 @@ class Session:
 
     def __init__(self) -> None:
         self.open: dict[TaskId, Task] = {}
-        """The cells that have not settled, or that a device may still be running."""
+        """The cells that have not settled."""
         self.tip: Tip | None = None
         """Where a partition brought two cells of one number, the one that ended first counts."""
 
@@ -211,7 +211,7 @@ class Session:
 
     def note(self, task: Task) -> None:
         """Takes in that the record of one of its cells has changed."""
-        if task.settled is None or any(attempt.is_open for attempt in task.attempts):
+        if task.settled is None:
             self.open[task.id] = task
         else:
             self.open.pop(task.id, None)

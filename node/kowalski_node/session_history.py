@@ -26,9 +26,7 @@ async def recorded_cells(state: State, store: Store, start: Start) -> list[Recor
 
     Raises Problem `session_lost` where one of them is not all here, or they are too many.
     """
-    task = state.tasks.get(start.task)
-    attempt = task.attempt(start.attempt) if task is not None else None
-    cells = history(state, attempt) if attempt is not None else None
+    cells = history(state, start)
     if cells is None:
         raise Problem("session_lost", "This device's ledger does not have all of its cells.")
     found: list[Recorded] = []

@@ -156,6 +156,7 @@ class Device:
                     task.submitted_seq,
                     spec.session,
                     attempt.cell,
+                    attempt.after_task,
                     attempt.after,
                 )
             )

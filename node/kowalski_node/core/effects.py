@@ -34,6 +34,7 @@ class Start(msgspec.Struct, frozen=True):
     submitted_seq: int
     session: str = ""
     cell: int = 0
+    after_task: bytes = b""
     after: bytes = b""
 
 

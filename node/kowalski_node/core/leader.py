@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from kowalski_ledger.state import Attempt, Claim, Session, State, Task
+from kowalski_ledger.state import Attempt, Claim, Session, SessionKey, State, Task
 from kowalski_protocol.codec import encode
 from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
 from kowalski_protocol.ids import Author, EventHash, TaskId
@@ -26,7 +26,7 @@ from .peers import Peers
 from .placement import Candidate, Measure, Waiting, candidates, choose
 from .queue import Arrival, Queue
 from .scoring import DEFAULT_WEIGHTS
-from .sessions import cell_after, next_cell
+from .sessions import cell_after, is_stopping, next_cell
 from .sync import Sync
 
 _FRUITLESS_OFTEN = 3
@@ -34,6 +34,8 @@ _FRUITLESS_WAIT_S = 0.5
 _FRUITLESS_WAIT_MAX_S = 10.0
 """Attempts that were declined or lost: from the third on, the next one waits, longer each time."""
 _MEASURES_S = 1.0
+CELL_STOPS_S = 1.0
+"""How long the next cell of a session waits at most for one that is being stopped."""
 
 
 class Leader:
@@ -55,6 +57,9 @@ class Leader:
         self._timers = timers
         self._limits = limits
         self.queue = Queue(timers.ageing_s)
+        self._ending: dict[SessionKey, tuple[TaskId, float]] = {}
+        """Sessions of which a device still ends a cell, and until when the next one waits for it.
+        """
         self._arrivals: dict[TaskId, Arrival] = {}
         """When this leader first saw each open task want a place."""
         self._turns = 0
@@ -129,6 +134,7 @@ class Leader:
         self._seen = leader.hash
         self.is_ready = False
         self.queue.clear()
+        self._ending.clear()
         self._arrivals.clear()
         self._ready_s = None
         if leader.author == self._book.author:
@@ -225,6 +231,13 @@ class Leader:
             return
         self._consider(task, now, out)
         if task.session is not None:
+            # What it leaves behind is not known before its device has told.
+            is_waited_for = self._ending.get(task.session, (None, 0.0))[0] == task.id
+            if is_stopping(task, self._peers.present):
+                if not is_waited_for:
+                    self._ending[task.session] = (task.id, now.mono_s + CELL_STOPS_S)
+            elif is_waited_for:
+                del self._ending[task.session]
             self._consider_next(self._book.state.sessions[task.session], now, out)
 
     def _consider_next(self, session: Session, now: Now, out: Outbox) -> None:
@@ -238,9 +251,11 @@ class Leader:
             if task.settled is not None:
                 self._arrivals.pop(task.id, None)
             return
-        if task.id in self.queue:
+        if task.id in self.queue and not (task.session and self.queue.is_delayed(task.id)):
             return
         wait_s = self._backoff_s(task)
+        if task.session in self._ending:
+            wait_s = max(wait_s, self._ending[task.session][1] - now.mono_s)
         if wait_s > 0:
             self.queue.delay(task.id, now.mono_s + wait_s)
         else:

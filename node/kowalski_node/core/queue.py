@@ -89,6 +89,10 @@ class Queue:
         self._delays[task] = until_s
         heapq.heappush(self._delayed, (until_s, self._order, task))
 
+    def is_delayed(self, task: TaskId) -> bool:
+        """Whether a task waits for a time, and not for a place."""
+        return task in self._delays
+
     @property
     def due_s(self) -> float:
         """When the next of those that wait for a time may be due."""

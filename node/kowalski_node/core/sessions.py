@@ -8,6 +8,7 @@ runs the cell at once; any other walks the chain back and runs the recorded cell
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Protocol
 
 from kowalski_ledger.state import Attempt, Session, State, Task, Tip
 from kowalski_protocol.ids import Author, EventHash, TaskId
@@ -20,10 +21,7 @@ NEWEST_MAX = 1000
 
 
 def next_cell(session: Session, present: Set[Author]) -> Task | None:
-    """The cell whose turn it is, running or not; None where none is left.
-
-    A cell that has ended keeps its turn while a device that is there still runs it.
-    """
+    """The cell whose turn it is, running or not; None where none is left."""
     waiting = [task for task in session.open.values() if not _is_over(task, present)]
     return min(waiting, key=_submission, default=None)
 
@@ -41,9 +39,15 @@ def _is_over(task: Task, present: Set[Author]) -> bool:
         if attempt.end is not None:
             failures += attempt.end.kind == "failed"
             has_value = has_value or attempt.end.kind == "completed"
-    spec = task.spec
-    # Only what has settled is without its spec.
-    return spec is None or has_value or task.cancel is not None or failures >= spec.max_attempts
+    assert task.spec is not None, "only what is settled has none"
+    return has_value or task.cancel is not None or failures >= task.spec.max_attempts
+
+
+def is_stopping(task: Task, present: Set[Author]) -> bool:
+    """Whether a device that is there may still be ending a cell that has settled."""
+    return task.settled is not None and any(
+        attempt.is_open and attempt.device in present for attempt in task.attempts
+    )
 
 
 def cell_after(task: Task, tip: Tip | None) -> tuple[int, bytes, bytes]:
@@ -53,7 +57,18 @@ def cell_after(task: Task, tip: Tip | None) -> tuple[int, bytes, bytes]:
     return (tip.cell + 1, tip.task, tip.attempt) if tip is not None else (1, b"", b"")
 
 
-def before(state: State, attempt: Attempt) -> tuple[Task, Attempt] | None:
+class Placed(Protocol):
+    """What tells the place of a cell: an attempt, or the order to start one."""
+
+    @property
+    def cell(self) -> int: ...
+    @property
+    def after_task(self) -> bytes: ...
+    @property
+    def after(self) -> bytes: ...
+
+
+def before(state: State, attempt: Placed) -> tuple[Task, Attempt] | None:
     """The cell that ran before an attempt's; None where it is not known here, or nonsense."""
     task = state.tasks.get(TaskId(attempt.after_task))
     earlier = task.attempt(EventHash(attempt.after)) if task is not None else None
@@ -63,15 +78,16 @@ def before(state: State, attempt: Attempt) -> tuple[Task, Attempt] | None:
     return (task, earlier) if earlier.cell < attempt.cell else None
 
 
-def history(state: State, attempt: Attempt) -> list[tuple[Task, Attempt]] | None:
+def history(state: State, attempt: Placed) -> list[tuple[Task, Attempt]] | None:
     """The cells before an attempt's, the oldest first; None where one of them is not known here."""
     found: list[tuple[Task, Attempt]] = []
-    while attempt.after:
-        cell = before(state, attempt)
+    at = attempt
+    while at.after:
+        cell = before(state, at)
         if cell is None:
             return None
         found.append(cell)
-        attempt = cell[1]
+        at = cell[1]
     found.reverse()
     return found
 
