@@ -118,6 +118,7 @@ class Attempt:
         "started_hash",
         "started_ms",
         "started_seq",
+        "taken",
     )
 
     def __init__(
@@ -146,6 +147,8 @@ class Attempt:
         self.after = after
         """The attempt that ran the cell before this one, and its task; empty for a first cell."""
         self.rebuilt: Rebuilding | None = None
+        self.taken: tuple[Place, ...] = ()
+        """The `StepTaken` events, in their order."""
         self.started_hash: EventHash | None = None
         self.started_ms = 0
         self.started_seq = 0
@@ -169,6 +172,14 @@ class Settlement(msgspec.Struct, frozen=True):
     outcome: str
     attempt: EventHash
     code: str
+
+
+class Child(msgspec.Struct, frozen=True):
+    """What makes a task a step of another one's attempt."""
+
+    parent: TaskId
+    attempt: EventHash
+    memo: bytes
 
 
 SessionKey = tuple[str, str]
@@ -226,6 +237,7 @@ class Task:
     __slots__ = (
         "attempts",
         "cancel",
+        "child",
         "early",
         "id",
         "moves",
@@ -265,6 +277,7 @@ class Task:
         self.early: dict[bytes, list[tuple[Event, Body]]] | None = None
         """Events that name what has not arrived yet, by the attempt or tenure that they name."""
         self.session: SessionKey | None = None
+        self.child: Child | None = None
         self.part: bytes | None = None
         """What it last added to the digest."""
 
@@ -290,6 +303,7 @@ class Task:
             )
             if attempt.rebuilt is not None:
                 parts.append(attempt.rebuilt.hash)
+            parts += [place.hash for place in attempt.taken]
         parts.append(self.cancel.hash if self.cancel else b"-")
         parts.append(self.settled.hash if self.settled else b"-")
         return hashlib.sha256(b"|".join(parts)).digest()
@@ -328,6 +342,10 @@ class State:
         self.open_by_submitter: dict[Author, int] = {}
         self.keys: dict[tuple[bytes, bytes], TaskId] = {}
         """(owner, idempotency key) -> task."""
+        self.children: dict[TaskId, dict[TaskId, Task]] = {}
+        """The children of each task that has any."""
+        self.memos: dict[bytes, dict[TaskId, Task]] = {}
+        """The children that were asked for with the same memo key."""
         self.sessions: dict[SessionKey, Session] = {}
         self.settled: dict[str, int] = {}
         """How many tasks ended with each outcome."""

@@ -102,6 +102,23 @@ class Failed(msgspec.Struct, frozen=True):
 Outcome = Completed | Failed
 
 
+class StepEnd(msgspec.Struct, frozen=True):
+    """How a child of an attempt ended."""
+
+    task: str
+    """The child's id, in hex."""
+    outcome: str
+    """As of a settled task: completed, failed, cancelled, timed_out, dead, ..."""
+    value: Any = None
+    stdout: str = ""
+    stderr: str = ""
+    code: str = ""
+    sentence: str = ""
+    files: Sequence[OutputFile] = ()
+    taken_over: bool = False
+    """Whether an earlier attempt of the same task had begun it."""
+
+
 def encode_result(outcome: Outcome) -> bytes | None:
     """The bytes of an outcome's result, as they are hashed and sent; None where its value is not
     JSON-like.
@@ -140,6 +157,17 @@ class Context(Output, Protocol):
 
     async def store_blob(self, source: Path) -> str:
         """Keeps a file as a blob and returns its hex SHA-256."""
+        ...
+
+    async def step(self, name: str, task: Mapping[str, Any]) -> StepEnd:
+        """Runs a task as a child of this attempt, and waits for its end, however it ends.
+
+        `task` is the JSON object of POST /api/tasks; `name` is unique in the attempt. Where an
+        earlier attempt of the same task, on whatever device, issued the same step with the same
+        task, and that has completed or is under way, it is taken and not run again. Children that
+        are open when the attempt's task ends are abandoned. Raises `Problem` where the task can't
+        be accepted.
+        """
         ...
 
     async def recorded(self) -> Sequence[Recorded]:

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import trio
 
@@ -33,9 +34,11 @@ from .executor import (
     Failed,
     Outcome,
     Recorded,
+    StepEnd,
     encode_result,
 )
 from .executor import Rebuilt as RebuiltHere
+from .steps import Steps
 
 _log = logging.getLogger("kowalski.runner")
 
@@ -106,8 +109,20 @@ class _Context:
     async def store_blob(self, source: Path) -> str:
         return (await self._runner.blobs.store(read_file(source)))[0]
 
+    async def step(self, name: str, task: Mapping[str, Any]) -> StepEnd:
+        return await self._runner.steps.run(self._start.attempt, name, task)
+
     async def recorded(self) -> Sequence[Recorded]:
         return await self._runner.recorded(self._start)
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """An executor that has something to look after between attempts."""
+
+    async def serve(self) -> None:
+        """Looks after it until cancelled; then nothing of it is left."""
+        ...
 
 
 class Runner:
@@ -122,6 +137,7 @@ class Runner:
         payload: Callable[[Start], Awaitable[bytes | None]],
         open_blob: Callable[[str], Awaitable[Path]],
         recorded: Callable[[Start], Awaitable[Sequence[Recorded]]],
+        steps: Steps,
     ) -> None:
         self._executors = {executor.name: executor for executor in executors}
         self.blobs = blobs
@@ -130,6 +146,7 @@ class Runner:
         self._payload = payload
         self.open_blob = open_blob
         self.recorded = recorded
+        self.steps = steps
         self._scopes: dict[EventHash, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self.outputs: OrderedDict[EventHash, OutputWindow] = OrderedDict()
@@ -138,6 +155,9 @@ class Runner:
         """Owns the attempts until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for executor in self._executors.values():
+                if isinstance(executor, Serving):
+                    nursery.start_soon(executor.serve)
             task_status.started()
             await trio.sleep_forever()
 

@@ -64,6 +64,7 @@ from .runner import Runner
 from .sampler import Sampler
 from .service import Service
 from .session_history import recorded_cells
+from .steps import Steps
 from .views import ErrorView
 
 _log = logging.getLogger("kowalski.node")
@@ -108,6 +109,7 @@ class Runtime:
             self._payload,
             self._open_blob,
             self._recorded,
+            Steps(self.pipeline.feed, lambda id: self.service.task(id)),
         )
         self.network = Network(
             seed=identity.seed,
@@ -226,6 +228,8 @@ class Runtime:
                 self._heartbeat(effect)
             case fx.StopAttempt():
                 self.runner.stop(effect.attempt)
+            case fx.StepEnded() | fx.StepRefused():
+                self.runner.steps.ended(effect)
             case fx.SendHeads():
                 self.network.send(effect.peer, heads_message(effect.heads, effect.wants_answer))
             case fx.Pull():

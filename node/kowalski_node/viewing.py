@@ -126,6 +126,8 @@ def task_view(
         labels=spec.labels,
         waiting=None if settled else node.leader.waiting_reason(task),
         session=_cell_view(task, attempt),
+        parent=spec.parent.hex() or None,
+        step=spec.step or None,
         trace=spec.trace or None,
     )
 

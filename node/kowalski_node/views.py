@@ -172,6 +172,9 @@ class TaskView(msgspec.Struct, frozen=True):
     waiting: str | None = None
     """Why it is not placed yet, as a sentence, where this node knows."""
     session: CellView | None = None
+    parent: str | None = None
+    """The task of which this one is a step."""
+    step: str | None = None
     trace: str | None = None
     """What the submitter said that it belongs to, such as a W3C traceparent."""
 

@@ -16,6 +16,7 @@ from kowalski_protocol.events import (
     AttemptLost,
     CancelRequested,
     SessionRebuilt,
+    StepTaken,
     TaskCompleted,
     TaskDeclined,
     TaskFailed,
@@ -46,6 +47,7 @@ def places(task: Task) -> list[tuple[Feed, int]]:
         found.append((Feed(attempt.leader, TASK), attempt.placed_seq))
         if attempt.started_seq:
             found.append((Feed(attempt.device, RESULT), attempt.started_seq))
+        found += [(Feed(attempt.device, RESULT), taken.seq) for taken in attempt.taken]
         if attempt.rebuilt is not None:
             found.append((Feed(attempt.device, RESULT), attempt.rebuilt.seq))
         if attempt.end is not None:
@@ -130,6 +132,9 @@ class _Teller:
                     ),
                     {"device": peer_id(body.device), "score": body.score, "considered": scores},
                 )
+            case StepTaken():
+                done = "took over from an earlier attempt"
+                return f"step {body.step}: {done} (task {body.child.hex()[:12]})", plain(body)
             case SessionRebuilt():
                 return _rebuilt(body), plain(body)
             case TaskStarted():
@@ -171,6 +176,8 @@ class _Teller:
     def _submitted(self, body: TaskSubmitted) -> tuple[str, dict[str, Any]]:
         spec = decode_spec(body.spec) or TaskSpec("?", "?", b"", 0)
         parts = [f"submitted {spec.kind} {spec.need}"]
+        if spec.step:
+            parts.append(f"step {spec.step} of task {spec.parent.hex()[:12]}")
         if spec.session:
             parts.append(f"session {spec.session}")
         if spec.priority:

@@ -73,6 +73,8 @@ CODES: Final[dict[str, Code]] = {
     "device_lost": Code(200, "the device was lost while it ran the attempt"),
     "sandbox_unavailable": Code(200, "the device has no working sandbox"),
     "interpreter_lost": Code(200, "the cell ended the interpreter of its session"),
+    "abandoned": Code(200, "the task of which it was a step ended before it"),
+    "graph_failed": Code(200, "a task of the graph failed"),
     "session_lost": Code(200, "the session can't go on: its recorded cells are not all there"),
     "executor_failed": Code(200, "the executor itself failed: the device's log has the details"),
     # At the HTTP door and on the command line.

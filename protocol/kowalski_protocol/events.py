@@ -208,6 +208,16 @@ class TaskDeclined(Body, frozen=True):
     reason: str
 
 
+class StepTaken(Body, frozen=True):
+    """The attempt took a child that an earlier attempt of its task had begun, and ran no new one."""
+
+    topic: ClassVar[str] = RESULT
+    task: bytes
+    attempt: bytes
+    step: str
+    child: bytes
+
+
 class SessionRebuilt(Body, frozen=True):
     """For this attempt the device made its session's interpreter anew, from the recorded cells."""
 
@@ -242,6 +252,7 @@ KINDS: Final[dict[str, type[Body]]] = {
         TaskFailed,
         TaskDeclined,
         SessionRebuilt,
+        StepTaken,
     )
 }
 

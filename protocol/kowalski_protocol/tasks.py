@@ -15,17 +15,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import structs
 
 from .codec import decode_stored, encode, nests_too_deep
 from .errors import Problem
 from .identity import author_of
-from .ids import TASK_ID_SIZE_BYTES, Author, TaskId
+from .ids import HASH_SIZE_BYTES, TASK_ID_SIZE_BYTES, Author, TaskId
 from .limits import LIMITS, Limits
 
 _ID_DOMAIN: Final = b"kowalski/task/1"
+_MEMO_DOMAIN: Final = b"kowalski/memo/1"
 
-KINDS: Final = ("code", "tool")
-KINDS_TO_COME: Final = ("chat", "embed", "memory", "rlm", "graph")
+KINDS: Final = ("code", "tool", "graph")
+KINDS_TO_COME: Final = ("chat", "embed", "memory", "rlm")
+KINDS_THAT_WAIT: Final = frozenset({"graph"})
+"""Their attempts only wait for their children, so they take none of a device's slots."""
 LANGUAGE_ALIASES: Final = {
     "py": "python",
     "python3": "python",
@@ -36,6 +40,9 @@ LANGUAGE_ALIASES: Final = {
     "rs": "rust",
 }
 PRIORITY_MAX: Final = 100
+TIMEOUT_S: Final = 300.0
+"""Of an attempt, where the task says none; one that waits for others may take as long as any."""
+STEP_LENGTH_MAX: Final = 128
 BACKOFF_S_MAX: Final = 86400.0
 KEY_SIZE_BYTES: Final = 16
 KEY_LENGTH_MAX: Final = 256
@@ -72,6 +79,11 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True):
     trace: str = ""
     session: str = ""
     """The session whose interpreter runs this `code` task as its next cell; empty for none."""
+    parent: bytes = b""
+    """Of a child: the task of whose attempt it is a step."""
+    step: str = ""
+    memo: bytes = b""
+    """Of a child: what tells that a later attempt of its parent asks for the same step again."""
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -90,6 +102,33 @@ def task_id(owner: bytes, key: bytes, spec: bytes) -> TaskId:
     """A task's id: the first 16 bytes of SHA-256 over (owner, key, encoded spec)."""
     head = _ID_DOMAIN + owner + len(key).to_bytes(2, "big") + key
     return TaskId(hashlib.sha256(head + spec).digest()[:TASK_ID_SIZE_BYTES])
+
+
+def child_key(attempt: bytes, memo: bytes) -> bytes:
+    """The key under which an attempt submits a step: the same step twice is one task."""
+    return b"c" + attempt + memo[:KEY_SIZE_BYTES]
+
+
+def parent_attempt(key: bytes) -> bytes:
+    """The attempt that submitted a child, from the child's key; empty where it is no child's."""
+    is_child = key[:1] == b"c" and len(key) == 1 + HASH_SIZE_BYTES + KEY_SIZE_BYTES
+    return key[1 : 1 + HASH_SIZE_BYTES] if is_child else b""
+
+
+def as_child(submission: Submission, parent: bytes, lineage: bytes, step: str) -> Submission:
+    """A submission as a step of a task.
+
+    Args:
+      parent: the id of the task.
+      lineage: the task's own memo, or where it is no child its id: a step of one that was issued
+        again is then the same step.
+      step: the step's name, unique in an attempt.
+    """
+    name = step.encode()
+    head = _MEMO_DOMAIN + bytes((len(lineage),)) + lineage + len(name).to_bytes(2, "big") + name
+    memo = hashlib.sha256(head + submission.spec_bytes).digest()
+    spec = structs.replace(submission.spec, parent=parent, step=step, memo=memo)
+    return structs.replace(submission, spec=spec, spec_bytes=encode(spec), key=None, owner=None)
 
 
 _FIELDS: Final = frozenset(
@@ -234,6 +273,11 @@ def _requires(value: Any, limits: Limits) -> dict[str, Any]:
 
 
 def _need(kind: str, payload: Mapping[str, Any], limits: Limits) -> str:
+    if kind == "graph":
+        from .graphs import read_graph  # it reads its tasks with `parse_task`
+
+        read_graph(payload)
+        return kind
     if kind == "tool":
         if not isinstance(payload.get("args", {}), Mapping):
             raise _bad("'payload.args' must be an object.")
@@ -310,7 +354,11 @@ def parse_task(task: Mapping[str, Any], limits: Limits = LIMITS) -> Submission:
         ),
         timeout_s=float(
             _number(
-                task.get("timeout_s", 300.0), "timeout_s", 0, limits.timeout_s_max, open_low=True
+                task.get("timeout_s", _timeout_s(kind, limits)),
+                "timeout_s",
+                0,
+                limits.timeout_s_max,
+                open_low=True,
             )
         ),
         max_attempts=attempts,
@@ -332,6 +380,10 @@ def parse_task(task: Mapping[str, Any], limits: Limits = LIMITS) -> Submission:
         key=None if key is None else b"k" + _text(key, "idempotency_key", KEY_LENGTH_MAX).encode(),
         owner=None if owner is None else _owner(owner),
     )
+
+
+def _timeout_s(kind: str, limits: Limits) -> float:
+    return limits.timeout_s_max if kind in KINDS_THAT_WAIT else TIMEOUT_S
 
 
 def _owner(value: Any) -> Author:
@@ -371,4 +423,7 @@ def _is_sound(spec: TaskSpec, limits: Limits) -> bool:
         and spec.device_filter in DEVICE_FILTERS
         and (not spec.session or _may_have_session(spec.kind, spec.need))
         and len(spec.session) <= limits.label_length_max
+        and len(spec.step) <= STEP_LENGTH_MAX
+        and (len(spec.parent), len(spec.memo))
+        in ((0, 0), (TASK_ID_SIZE_BYTES, hashlib.sha256().digest_size))
     )

@@ -19,7 +19,15 @@ from typing import Any
 import trio
 
 from kowalski_executors import make_executors
-from kowalski_node.executor import Attempt, Completed, Executor, Failed, Outcome, Recorded
+from kowalski_node.executor import (
+    Attempt,
+    Completed,
+    Executor,
+    Failed,
+    Outcome,
+    Recorded,
+    StepEnd,
+)
 from kowalski_protocol.errors import Problem
 
 SANDBOXES: dict[str, dict[str, Any]] = {"warm": {}, "cold": {"warm": False}}
@@ -63,6 +71,10 @@ class Recorder:
     async def store_blob(self, source: Path) -> str:
         """Keeps nothing."""
         raise Problem("not_found", f"Nothing is kept here, {source} neither.")
+
+    async def step(self, name: str, task: Mapping[str, Any]) -> StepEnd:
+        """Has no cluster to run it."""
+        raise Problem("not_ready", f"Nothing runs the step {name} here, of {task.get('kind')}.")
 
     async def recorded(self) -> Sequence[Recorded]:
         """What the attempt's session has run before."""

@@ -66,6 +66,8 @@ class Device:
         self.pulls: list[fx.Pull] = []
         self.dials: list[fx.Dial] = []
         self.settled: list[TaskId] = []
+        self.steps: list[fx.StepEnded] = []
+        self.refused: list[fx.StepRefused] = []
         self.fetches: list[fx.FetchBlob] = []
         self.stopped = False
         # What befalls it.
@@ -105,7 +107,7 @@ class Device:
         return CapabilitiesAdvertised(
             1,
             self.name,
-            ("code", "tool"),
+            ("code", "graph", "tool"),
             ("echo", "sleep"),
             {"python": "3"},
             "bubblewrap",
@@ -159,7 +161,7 @@ class Device:
             case fx.Start():
                 self.starts.append(effect)
                 self.running[effect.attempt] = effect
-                if self.run_s is not None:
+                if self.run_s is not None and effect.kind != "graph":
                     self.world.later(self.run_s, lambda: self._end(effect, ok=True, code=""))
             case fx.StopAttempt():
                 self.stops.append(effect)
@@ -173,6 +175,10 @@ class Device:
                 self.charges.append(effect)
             case fx.Settled():
                 self.settled.append(effect.task)
+            case fx.StepEnded():
+                self.steps.append(effect)
+            case fx.StepRefused():
+                self.refused.append(effect)
             case fx.Stopped():
                 self.stopped = True
             case fx.Dial():

@@ -33,7 +33,7 @@ from kowalski_protocol.feeds import (
 )
 from kowalski_protocol.identity import Identity
 from kowalski_protocol.ids import Author, ClusterId, EventHash, TaskId
-from kowalski_protocol.tasks import TaskSpec, task_id
+from kowalski_protocol.tasks import TaskSpec, child_key, task_id
 from kowalski_protocol.topics import RESULT, TASK
 
 FIRST_HLC = 1_790_000_000_000 << 16
@@ -44,6 +44,7 @@ SPECS = (
     encode(TaskSpec("code", "python", bytes(32), 1, session="notes")),
 )
 KEYS = (b"kone", b"r" + bytes(16))
+CHILD = encode(TaskSpec("tool", "echo", bytes(32), 0, parent=bytes(16), step="one", memo=bytes(32)))
 
 
 class Writer:
@@ -261,6 +262,14 @@ class _Scribe:
         else:
             self.history.write(device, e.TaskDeclined(task, attempt, "fenced"))
 
+    def issues(self) -> None:
+        """Submits a child, and says that it took one over."""
+        task, attempt, device = self.attempt()
+        owner = device if self.rightly() else self.device()
+        key = child_key(attempt, self.pick((bytes(32), b"m" * 32)))
+        self.history.write(device, e.TaskSubmitted(owner.author, key, CHILD), later=self.later())
+        self.history.write(device, e.StepTaken(task, attempt, "one", self.task()))
+
     def rebuilds(self) -> None:
         task, attempt, device = self.attempt()
         self.history.write(device, e.SessionRebuilt(task, attempt, 2, (1,)), later=self.later())
@@ -310,6 +319,7 @@ _ACTIONS = (
     "weighs",
     "uses_an_invite",
     "starts",
+    "issues",
     "rebuilds",
     "loses",
     "cancels",
@@ -410,6 +420,14 @@ def shown(state: State) -> dict[str, Any]:
         "keys": state.keys,
         "settled": state.settled,
         "open": set(state.open),
+        "children": {parent: set(found) for parent, found in state.children.items()},
+        "memos": {memo: set(found) for memo, found in state.memos.items()},
+        "taken": {
+            attempt.hash: attempt.taken
+            for task in state.tasks.values()
+            for attempt in task.attempts
+            if attempt.taken
+        },
         "sessions": {
             key: (session.tip, set(session.open)) for key, session in state.sessions.items()
         },

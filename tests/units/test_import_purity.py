@@ -26,6 +26,7 @@ PURE: dict[str, str] = {
     "kowalski_protocol": "protocol/kowalski_protocol",
     "kowalski_ledger.digest": "ledger/kowalski_ledger/digest.py",
     "kowalski_ledger.fold": "ledger/kowalski_ledger/fold.py",
+    "kowalski_ledger.task_fold": "ledger/kowalski_ledger/task_fold.py",
     "kowalski_ledger.membership": "ledger/kowalski_ledger/membership.py",
     "kowalski_ledger.state": "ledger/kowalski_ledger/state.py",
     "kowalski_node.core": "node/kowalski_node/core",

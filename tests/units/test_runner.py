@@ -12,6 +12,8 @@ from kowalski_node.core.effects import Start
 from kowalski_node.core.inputs import AttemptEnded
 from kowalski_node.executor import Completed, Recorded
 from kowalski_node.runner import Runner
+from kowalski_node.steps import Steps
+from kowalski_node.views import TaskView
 from kowalski_protocol.codec import decode_value, encode
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.ids import Author, EventHash, TaskId
@@ -47,7 +49,11 @@ async def ended(blobs: Blobs, value: Any) -> AttemptEnded:
     async def no_cells(_start: Start) -> list[Recorded]:
         return []
 
-    runner = Runner([executor], blobs, LIMITS, end, payload, no_blob, no_cells)
+    async def no_task(task_id: str) -> TaskView:
+        raise Problem("not_found", task_id)
+
+    steps = Steps(lambda _step: None, no_task)
+    runner = Runner([executor], blobs, LIMITS, end, payload, no_blob, no_cells, steps)
     async with trio.open_nursery() as nursery:
         await nursery.start(runner.run)
         runner.start(START)

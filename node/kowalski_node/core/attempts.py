@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-from kowalski_ledger.state import Attempt, Task
+from kowalski_ledger.state import Attempt, State, Task
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.limits import Limits
+from kowalski_protocol.tasks import KINDS_THAT_WAIT
 
 PREFETCH_S = 0.1
 """How much work a device may hold ahead; several commits and round trips."""
@@ -70,6 +72,66 @@ def takes_devices(lost: Sequence[Author], limits: Limits) -> bool:
     return len(set(lost)) >= limits.device_losses_max or len(lost) >= limits.losses_max
 
 
+class Verdict(NamedTuple):
+    """How a task has ended, by what its devices have said."""
+
+    outcome: str
+    completed: list[Attempt]
+    """The attempts that brought a result, the earliest first."""
+    attempt: Attempt | None
+    """The one by which it failed."""
+    code: str
+
+
+def verdict(task: Task, limits: Limits) -> Verdict | None:
+    """What a task has come to, whoever owns it; None while it may still come to something.
+
+    A task that has settled is judged by its evidence all the same.
+    """
+    completed: list[tuple[int, EventHash, Attempt]] = []
+    failed: list[tuple[int, Attempt, str]] = []
+    lost: list[Author] = []
+    for attempt in task.attempts:
+        end = attempt.end
+        if lost_with(attempt):
+            lost.append(attempt.device)
+        elif end is None:
+            continue
+        elif end.kind == "completed":
+            completed.append((end.hlc, end.hash, attempt))
+        elif end.kind == "failed":
+            failed.append((end.hlc, attempt, end.code))
+    if completed:
+        completed.sort(key=lambda found: found[:2])
+        return Verdict("completed", [attempt for _, _, attempt in completed], None, "")
+    if task.cancel is not None:
+        return Verdict("cancelled", [], None, "cancelled")
+    spec = task.spec
+    if spec is None:
+        return None
+    if len(failed) >= spec.max_attempts:
+        _, attempt, code = max(failed, key=lambda f: f[0])
+        return Verdict("timed_out" if code == "timed_out" else "failed", [], attempt, code)
+    if lost and spec.failover == "fail":
+        return Verdict("failed", [], None, "device_lost")
+    if takes_devices(lost, limits):
+        return Verdict("dead", [], None, "device_lost")
+    return None
+
+
+def is_abandoned(state: State, task: Task) -> bool:
+    """Whether the task of which this one is a step has ended."""
+    if task.child is None:
+        return False
+    parent = state.tasks.get(task.child.parent)
+    return parent is not None and parent.settled is not None
+
+
+def uses_slot(task: Task) -> bool:
+    """Whether an attempt at a task takes one of its device's slots."""
+    return task.spec is None or task.spec.kind not in KINDS_THAT_WAIT
+
+
 class Attempts:
     """All attempts that are under way, on all devices."""
 
@@ -83,7 +145,9 @@ class Attempts:
         settled.
         """
         self.counts: dict[Author, int] = {}
-        """How many attempts are under way on each device."""
+        """How many attempts are under way on each device, of those that take a slot."""
+        self.waiting_counts: dict[Author, int] = {}
+        """The same of those that only wait for their children."""
         self.completed: dict[Author, int] = {}
         self._burst: dict[Author, int] = {}
         """The same when the burst began."""
@@ -100,11 +164,12 @@ class Attempts:
                 kind = f"{spec.kind}/{spec.need}" if spec else ""
                 self.open[attempt.hash] = (task.id, attempt.device, kind)
                 self.by_device.setdefault(attempt.device, {})[attempt.hash] = task.id
-                self.counts[attempt.device] = self.counts.get(attempt.device, 0) + 1
+                counts = self._counts(kind)
+                counts[attempt.device] = counts.get(attempt.device, 0) + 1
             elif known and not under_way:
                 _, _, kind = self.open.pop(attempt.hash)
                 self.by_device[attempt.device].pop(attempt.hash, None)
-                self.counts[attempt.device] -= 1
+                self._counts(kind)[attempt.device] -= 1
                 self._learn(kind, attempt)
             end = attempt.end
             if end is not None and end.is_blob and end.kind == "completed":
@@ -112,6 +177,10 @@ class Attempts:
                     self.kept.setdefault(attempt.device, {})[attempt.hash] = task.id
                 elif attempt.device in self.kept:
                     self.kept[attempt.device].pop(attempt.hash, None)
+
+    def _counts(self, kind: str) -> dict[Author, int]:
+        waits = kind.partition("/")[0] in KINDS_THAT_WAIT
+        return self.waiting_counts if waits else self.counts
 
     def _learn(self, kind: str, attempt: Attempt) -> None:
         end = attempt.end

@@ -12,6 +12,7 @@ came.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from msgspec import structs
 
@@ -27,7 +28,7 @@ from kowalski_protocol.ids import EventHash
 from kowalski_protocol.limits import Limits, Timers
 from kowalski_protocol.topics import TASK
 
-from .attempts import took_device
+from .attempts import is_abandoned, took_device, uses_slot
 from .book import Book
 from .effects import Outbox, Start, StopAttempt
 from .inputs import AttemptEnded, Now
@@ -36,7 +37,7 @@ from .sessions import KnownCells
 
 
 class _Run:
-    __slots__ = ("announced", "started_ms", "started_s", "stopping", "task")
+    __slots__ = ("announced", "started_ms", "started_s", "stopping", "takes_slot", "task")
 
     def __init__(self, task: Task, started_s: float, started_ms: int) -> None:
         self.task = task
@@ -44,6 +45,7 @@ class _Run:
         self.started_ms = started_ms
         self.announced = False
         self.stopping = ""
+        self.takes_slot = uses_slot(task)
 
 
 class Device:
@@ -55,8 +57,9 @@ class Device:
         self._limits = limits
         self.slots = slots
         self.waiting: deque[EventHash] = deque()
+        self.waiting_without_slot: deque[EventHash] = deque()
         self._accepted: dict[EventHash, Task] = {}
-        """Those in `waiting`."""
+        """Those that wait."""
         self.running: dict[EventHash, _Run] = {}
         self._unwritten: list[AttemptEnded] = []
         """What ended while the ledger could not be written."""
@@ -72,7 +75,11 @@ class Device:
 
     def consider(self, task: Task, now: Now, out: Outbox) -> None:
         """Looks at a task whose record has changed."""
-        ended = task.settled is not None or task.cancel is not None
+        ended = (
+            task.settled is not None
+            or task.cancel is not None
+            or is_abandoned(self._book.state, task)
+        )
         for attempt in task.attempts:
             if attempt.device != self._book.author or attempt.end is not None:
                 continue
@@ -116,51 +123,67 @@ class Device:
             self._decline(task, attempt.hash, why, now, out)
             return
         self._accepted[attempt.hash] = task
-        self.waiting.append(attempt.hash)
+        (self.waiting if uses_slot(task) else self.waiting_without_slot).append(attempt.hash)
 
     def _decline(self, task: Task, hash: EventHash, why: str, now: Now, out: Outbox) -> None:
         self._book.write(TaskDeclined(task.id, hash, why), now, out)
 
+    def task_of(self, attempt: EventHash) -> Task | None:
+        """The task of an attempt that runs here."""
+        run = self.running.get(attempt)
+        return run.task if run is not None else None
+
+    @property
+    def _slots_taken(self) -> int:
+        return sum(run.takes_slot for run in self.running.values())
+
     def start(self, now: Now, out: Outbox) -> None:
         """Starts what waits, as far as there are slots, never before its placement is durable."""
+        while self.waiting_without_slot and not self.stopping:
+            self._begin(self.waiting_without_slot.popleft(), now, out)
         early: list[EventHash] = []
-        while self.waiting and len(self.running) < self.slots and not self.stopping:
+        while self.waiting and self._slots_taken < self.slots and not self.stopping:
             hash = self.waiting.popleft()
-            task = self._accepted.get(hash)
-            attempt = task.attempt(hash) if task is not None else None
-            if task is None or task.spec is None or attempt is None or attempt.end is not None:
-                self._accepted.pop(hash, None)
-                continue
-            if task.session is not None and not self._cells.lead_to(attempt):
+            if not self._begin(hash, now, out):
                 early.append(hash)
-                continue
-            del self._accepted[hash]
-            run = self.running[hash] = _Run(task, now.mono_s, now.wall_ms)
-            spec = task.spec
-            if any(took_device(earlier) for earlier in task.attempts):
-                # It may be what ended its devices, however soon: the ledger must know before.
-                self._announce(hash, run, now, out)
-            # The placement, and the submission that the payload rides beside: either may come last.
-            durable = self._book.is_committed(
-                attempt.leader, TASK, attempt.placed_seq
-            ) and self._book.is_committed(task.submitter, TASK, task.submitted_seq)
-            (out.at_once if durable and not run.announced else out.then).append(
-                Start(
-                    task.id,
-                    hash,
-                    attempt.number,
-                    spec.kind,
-                    spec.requires,
-                    spec.timeout_s,
-                    task.submitter,
-                    task.submitted_seq,
-                    spec.session,
-                    attempt.cell,
-                    attempt.after_task,
-                    attempt.after,
-                )
-            )
         self.waiting.extendleft(reversed(early))
+
+    def _begin(self, hash: EventHash, now: Now, out: Outbox) -> bool:
+        """Starts an attempt, where there still is one; False where it must wait."""
+        task = self._accepted.get(hash)
+        attempt = task.attempt(hash) if task is not None else None
+        if task is None or task.spec is None or attempt is None or attempt.end is not None:
+            self._accepted.pop(hash, None)
+            return True
+        if task.session is not None and not self._cells.lead_to(attempt):
+            return False
+        del self._accepted[hash]
+        run = self.running[hash] = _Run(task, now.mono_s, now.wall_ms)
+        spec = task.spec
+        if any(took_device(earlier) for earlier in task.attempts):
+            # It may be what ended its devices, however soon: the ledger must know before.
+            self._announce(hash, run, now, out)
+        # The placement, and the submission that the payload rides beside: either may come last.
+        durable = self._book.is_committed(
+            attempt.leader, TASK, attempt.placed_seq
+        ) and self._book.is_committed(task.submitter, TASK, task.submitted_seq)
+        (out.at_once if durable and not run.announced else out.then).append(
+            Start(
+                task.id,
+                hash,
+                attempt.number,
+                spec.kind,
+                spec.requires,
+                spec.timeout_s,
+                task.submitter,
+                task.submitted_seq,
+                spec.session,
+                attempt.cell,
+                attempt.after_task,
+                attempt.after,
+            )
+        )
+        return True
 
     def ended(self, ended: AttemptEnded, now: Now, out: Outbox) -> None:
         """An executor has ended: tells what it brought."""
@@ -225,15 +248,22 @@ class Device:
     def stop(self, now: Now, out: Outbox) -> None:
         """Gives back what has not begun; what runs may finish."""
         self.stopping = True
-        for hash in list(self.waiting):
+        for hash in (*self.waiting, *self.waiting_without_slot):
             task = self._accepted.pop(hash, None)
             if task is not None and self._book.may_write:
                 self._decline(task, hash, "stopping", now, out)
         self.waiting.clear()
+        self.waiting_without_slot.clear()
+        # What only waits for others waits as well elsewhere.
+        self._stop_runs([hash for hash, run in self.running.items() if not run.takes_slot], out)
 
     def stop_running(self, out: Outbox) -> None:
         """The time to finish is over."""
-        for hash, run in self.running.items():
+        self._stop_runs(self.running, out)
+
+    def _stop_runs(self, attempts: Iterable[EventHash], out: Outbox) -> None:
+        for hash in attempts:
+            run = self.running[hash]
             if not run.stopping:
                 run.stopping = "stopping"
                 out.at_once.append(StopAttempt(hash, "stopping"))

@@ -38,6 +38,25 @@ class Start(msgspec.Struct, frozen=True):
     after: bytes = b""
 
 
+class StepEnded(msgspec.Struct, frozen=True):
+    """A child for which this attempt waits has ended."""
+
+    attempt: EventHash
+    name: str
+    child: TaskId
+    outcome: str
+    taken: bool
+    """Whether an earlier attempt had begun it."""
+
+
+class StepRefused(msgspec.Struct, frozen=True):
+    """A step that this attempt asked for can't be accepted."""
+
+    attempt: EventHash
+    name: str
+    problem: Problem
+
+
 class StopAttempt(msgspec.Struct, frozen=True):
     """End this running attempt now; `AttemptEnded` follows."""
 
@@ -120,6 +139,8 @@ class Stopped(msgspec.Struct, frozen=True):
 
 Effect = (
     Start
+    | StepEnded
+    | StepRefused
     | StopAttempt
     | Acknowledge
     | SendHeads

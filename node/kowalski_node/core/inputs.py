@@ -118,6 +118,14 @@ class Submit(msgspec.Struct, frozen=True):
     wait_for_replica: bool = True
 
 
+class IssueStep(msgspec.Struct, frozen=True):
+    """An attempt that runs here asks for one of its steps to be run."""
+
+    attempt: EventHash
+    name: str
+    submission: Submission
+
+
 class Cancel(msgspec.Struct, frozen=True):
     task: TaskId
 
@@ -199,6 +207,7 @@ Input = (
     | Committed
     | CommitFailed
     | Submit
+    | IssueStep
     | Cancel
     | Admit
     | SetWeights

@@ -15,9 +15,9 @@ from kowalski_protocol.codec import encode
 from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.limits import Limits, Timers
-from kowalski_protocol.tasks import TaskSpec
+from kowalski_protocol.tasks import KINDS_THAT_WAIT, TaskSpec
 
-from .attempts import Attempts, lost_with, takes_devices
+from .attempts import Attempts, is_abandoned, lost_with, takes_devices
 from .book import Book
 from .effects import Outbox, SendHeads
 from .election import may_lead, should_claim
@@ -33,6 +33,8 @@ _FRUITLESS_OFTEN = 3
 _FRUITLESS_WAIT_S = 0.5
 _FRUITLESS_WAIT_MAX_S = 10.0
 """Attempts that were declined or lost: from the third on, the next one waits, longer each time."""
+WAITING_MAX = 256
+"""Attempts that only wait for their children, on one device."""
 _MEASURES_S = 1.0
 CELL_STOPS_S = 1.0
 """How long the next cell of a session waits at most for one that is being stopped."""
@@ -265,6 +267,8 @@ class Leader:
         spec = task.spec
         if task.settled is not None or spec is None or task.cancel is not None:
             return False
+        if is_abandoned(self._book.state, task):
+            return False
         failures = 0
         lost: list[Author] = []
         under_way = False
@@ -367,17 +371,19 @@ class Leader:
                 blocked.add(key)
                 continue
             kind = f"{spec.kind}/{spec.need}"
+            waits = spec.kind in KINDS_THAT_WAIT
+            counts = self._attempts.waiting_counts if waits else self._attempts.counts
             prefetch = prefetches.setdefault(kind, {})
             for c in live:
                 if c.author not in prefetch:
-                    prefetch[c.author] = self._prefetch(kind, c, live)
+                    prefetch[c.author] = WAITING_MAX if waits else self._prefetch(kind, c, live)
             tip = state.sessions[task.session].tip if task.session is not None else None
             if tip is not None:
                 # Where its interpreter is, even if another device has a place now.
                 live = [c for c in live if c.author == tip.device] or live
             tried = frozenset(attempt.device for attempt in task.attempts)
             shown = self._limits.considered_max
-            placed = choose(live, self._attempts.counts, prefetch, shown, tried)
+            placed = choose(live, counts, prefetch, shown, tried)
             if placed is None:
                 blocked.add(key)
                 continue

@@ -31,6 +31,7 @@ from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
 from .attempts import Attempts, has_end
 from .book import Book
+from .children import Children
 from .device import Device
 from .dialling import Dialling
 from .effects import Charge, Outbox, SendHeads, Settled, Stopped
@@ -50,6 +51,7 @@ from .inputs import (
     FrameReceived,
     HeadsReceived,
     Input,
+    IssueStep,
     Now,
     PeerConnected,
     PeerDisconnected,
@@ -127,6 +129,7 @@ class Node:
         self.dialling = Dialling(self.book, self.peers, self.sync, timers)
         self.owner = Owner(self.book, limits)
         self.submissions = Submissions(self.book, self.peers, self.owner, timers, limits)
+        self.children = Children(self.book, self.submissions, limits)
         self.requests = Requests(self.book, self.submissions, limits)
         self.stopping = False
         self.disk_full = False
@@ -154,6 +157,7 @@ class Node:
             Committed: self._committed,
             CommitFailed: self._commit_failed,
             Submit: self.requests.take,
+            IssueStep: self._issue_step,
             Cancel: self.requests.take,
             Admit: self.requests.take,
             SetWeights: self.requests.take,
@@ -212,6 +216,11 @@ class Node:
                 self.owner.consider(task, now, out)
                 self.device.consider(task, now, out)
                 self.leader.consider(task, now, out)
+                self.children.consider(task, out)
+                if task.settled is not None:
+                    for child in state.children.get(task.id, {}).values():
+                        if child.settled is None:
+                            state.touch(child)
                 if has_end(task):
                     out.then.append(Settled(task.id))
             if not state.touched:
@@ -425,6 +434,10 @@ class Node:
 
     def _attempt_ended(self, ended: AttemptEnded, now: Now, out: Outbox) -> None:
         self.device.ended(ended, now, out)
+        self.children.forget(ended.attempt)
+
+    def _issue_step(self, step: IssueStep, now: Now, out: Outbox) -> None:
+        self.children.issue(step, self.device.task_of(step.attempt), now, out)
 
     def _blob(self, arrived: BlobArrived, now: Now, out: Outbox) -> None:
         self.owner.blob_arrived(arrived.blob, arrived.task, arrived.ok, now, out)

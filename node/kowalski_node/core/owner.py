@@ -9,12 +9,12 @@ as the owner's disk lives.
 
 from __future__ import annotations
 
-from kowalski_ledger.state import Attempt, End, Task
+from kowalski_ledger.state import Attempt, Task
 from kowalski_protocol.events import TaskOwnershipMoved, TaskSettled
-from kowalski_protocol.ids import Author, EventHash, TaskId
+from kowalski_protocol.ids import Author, TaskId
 from kowalski_protocol.limits import Limits
 
-from .attempts import lost_with, takes_devices
+from .attempts import is_abandoned, verdict
 from .book import Book
 from .effects import FetchBlob, Outbox
 from .election import is_home, next_leader
@@ -57,40 +57,20 @@ class Owner:
             self._have.discard(attempt.end.result_hash)
 
     def _verdict(self, task: Task, out: Outbox) -> tuple[str, Attempt | None, str] | None:
-        spec = task.spec
-        assert spec is not None, "only what is settled has none"
-        completed: list[tuple[int, EventHash, Attempt, End]] = []
-        failed: list[tuple[int, Attempt, End]] = []
-        lost: list[Author] = []
-        for attempt in task.attempts:
-            end = attempt.end
-            if lost_with(attempt):
-                lost.append(attempt.device)
-            elif end is None:
-                continue
-            elif end.kind == "completed":
-                completed.append((end.hlc, end.hash, attempt, end))
-            elif end.kind == "failed":
-                failed.append((end.hlc, attempt, end))
-        if completed:
-            completed.sort(key=lambda found: found[:2])
-            for _, _, attempt, end in completed:
-                if self._has_result(attempt, end):
+        found = verdict(task, self._limits)
+        if found is not None and found.completed:
+            for attempt in found.completed:
+                if self._has_result(attempt):
                     return "completed", attempt, ""
-            self._fetch(task, [attempt for _, _, attempt, _ in completed], out)
+            self._fetch(task, found.completed, out)
             return None
-        if task.cancel is not None:
-            return "cancelled", None, "cancelled"
-        if len(failed) >= spec.max_attempts:
-            _, attempt, end = max(failed, key=lambda f: f[0])
-            return ("timed_out" if end.code == "timed_out" else "failed"), attempt, end.code
-        if lost and spec.failover == "fail":
-            return "failed", None, "device_lost"
-        if takes_devices(lost, self._limits):
-            return "dead", None, "device_lost"
-        return None
+        if is_abandoned(self._book.state, task):
+            return "cancelled", None, "abandoned"
+        return (found.outcome, found.attempt, found.code) if found is not None else None
 
-    def _has_result(self, attempt: Attempt, end: End) -> bool:
+    def _has_result(self, attempt: Attempt) -> bool:
+        end = attempt.end
+        assert end is not None, "it has completed"
         here = attempt.device == self._book.author or end.result_hash in self._have
         return here or not end.is_blob
 

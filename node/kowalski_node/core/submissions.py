@@ -84,6 +84,11 @@ class Submissions:
             if submission.owner is not None and submission.owner not in state.members:
                 raise Problem("bad_request", "'owner' is not a member of this cluster.")
 
+    def check(self, spec: TaskSpec) -> None:
+        """Raises Problem where this node can't submit one more task, or nobody could run it."""
+        self._check_one(spec, None)
+        self._check_room(1)
+
     def _check_one(self, spec: TaskSpec, index: int | None) -> None:
         refused = refusal(self._book.state, spec, self._book.author)
         if refused is not None:
