@@ -61,8 +61,18 @@ class NodePort(Protocol):
 
     async def task(self, task_id: str) -> TaskView: ...
 
-    async def tasks(self, *, state: str | None, limit: int, after: str | None) -> list[TaskView]:
-        """Newest first; `after` is the id of the last one of the page before."""
+    async def resubmit(self, task_id: str) -> Accepted:
+        """Submits a task that has ended once more, as a new one.
+
+        Problem `not_settled` where it has not ended, `not_found` where its payload is gone.
+        """
+        ...
+
+    async def tasks(
+        self, *, state: str | None, limit: int, after: str | None, dead: bool = False
+    ) -> list[TaskView]:
+        """Newest first; `after` is the id of the last one of the page before; `dead` are those that
+        used up their attempts."""
         ...
 
     async def cancel(self, task_id: str) -> TaskView:

@@ -20,12 +20,13 @@ from kowalski_ledger.port import EventStore
 from kowalski_ledger.state import Task
 from kowalski_protocol.codec import Malformed, decode, decode_body
 from kowalski_protocol.errors import Problem
-from kowalski_protocol.events import Result, TaskSubmitted
-from kowalski_protocol.feeds import Event, Feed
+from kowalski_protocol.events import DEAD_OUTCOMES, Result, TaskSubmitted
+from kowalski_protocol.feeds import Feed
 from kowalski_protocol.ids import Author, EventHash, TaskId
-from kowalski_protocol.tasks import Submission, TaskSpec, decode_spec, parse_task
+from kowalski_protocol.tasks import Submission, TaskSpec, again, decode_spec, parse_task
 from kowalski_protocol.topics import RESULT, TASK
 
+from .attachments import Attachments
 from .blobs import Blobs
 from .core.effects import Answer
 from .core.inputs import Admit, Cancel, Input, SetWeights, Submit
@@ -55,8 +56,6 @@ from .views import (
 )
 from .why import story
 
-ATTACHMENTS_BYTES = 32 * 1024 * 1024
-"""Payloads and results of the last moments, so that the hot path does not read the disk."""
 SPECS_MAX = 20_000
 SUBMIT_CHUNK = 500
 """Tasks handed to the core at once; between chunks heartbeats and others get their turn."""
@@ -64,29 +63,6 @@ ANSWER_TIMEOUT_S = 60.0
 EVENTS_PAGE = 500
 
 _result_decoder = msgspec.msgpack.Decoder(Result)
-
-
-class Attachments:
-    """Bytes beside recent events, by where the event stands; the oldest go first."""
-
-    def __init__(self, size_bytes_max: int = ATTACHMENTS_BYTES) -> None:
-        self._kept: OrderedDict[tuple[Author, str, int], bytes] = OrderedDict()
-        self._size = 0
-        self._max = size_bytes_max
-
-    def keep(self, events: Sequence[Event]) -> None:
-        """Remembers what rides beside these events."""
-        for event in events:
-            if event.attachment is not None:
-                self._kept[(event.author, event.topic, event.seq)] = event.attachment
-                self._size += len(event.attachment) + 200
-        while self._size > self._max:
-            _, old = self._kept.popitem(last=False)
-            self._size -= len(old) + 200
-
-    def get(self, author: Author, topic: str, seq: int) -> bytes | None:
-        """What rode beside an event, if it is still remembered."""
-        return self._kept.get((author, topic, seq))
 
 
 class Service:
@@ -199,8 +175,17 @@ class Service:
                 raise Problem(problem.code, where + problem.sentence, mend=problem.mend) from None
             if index % SUBMIT_CHUNK == SUBMIT_CHUNK - 1:
                 await trio.lowlevel.checkpoint()
+        return await self._accept(submissions, min_replicas, wait_for_replica=wait_for_replica)
+
+    async def _accept(
+        self,
+        submissions: Sequence[Submission],
+        min_replicas: int | None,
+        *,
+        wait_for_replica: bool,
+    ) -> list[tuple[TaskId, int]]:
         ticket = self._next_ticket()
-        keys = _cut(secrets.token_bytes(16 * len(specs)), 16)
+        keys = _cut(secrets.token_bytes(16 * len(submissions)), 16)
         answer: list[tuple[TaskId, int]] = await self._ask(
             Submit(ticket, submissions, keys, min_replicas, wait_for_replica), ticket
         )
@@ -253,7 +238,20 @@ class Service:
     async def task(self, task_id: str) -> TaskView:
         return await self._view(self._task(task_id))
 
-    async def tasks(self, *, state: str | None, limit: int, after: str | None) -> list[TaskView]:
+    async def resubmit(self, task_id: str) -> Accepted:
+        task = self._task(task_id)
+        if task.settled is None:
+            raise Problem("not_settled", "The task is still under way, so it is not run again.")
+        event = await self._store.event(Feed(task.submitter, TASK), task.submitted_seq)
+        if event is None or event.attachment is None:
+            raise Problem("not_found", "The task's payload is no longer in this ledger.")
+        submission = again(await self._spec(task), event.attachment)
+        [(id, replicas)] = await self._accept([submission], None, wait_for_replica=True)
+        return Accepted(id.hex(), replicas)
+
+    async def tasks(
+        self, *, state: str | None, limit: int, after: str | None, dead: bool = False
+    ) -> list[TaskView]:
         from .viewing import task_state
 
         views: list[TaskView] = []
@@ -263,6 +261,8 @@ class Service:
                 passed = task.id.hex() == after
                 continue
             if task.submitted_hash is None or (state and task_state(self._node, task) != state):
+                continue
+            if dead and (task.settled is None or task.settled.outcome not in DEAD_OUTCOMES):
                 continue
             views.append(await self._view(task, with_result=False))
             if len(views) >= limit:

@@ -273,6 +273,10 @@ OUTCOMES: Final = (
 )
 
 
+DEAD_OUTCOMES: Final = frozenset({"failed", "timed_out", "outcome_unknown", "dead"})
+"""How a task ends that has used up its attempts, and that somebody may want to submit again."""
+
+
 class Result(msgspec.Struct, frozen=True, array_like=True):
     """What an attempt brought: the bytes that `result_hash` names. `value` is JSON-like."""
 

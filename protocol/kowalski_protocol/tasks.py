@@ -104,6 +104,12 @@ def task_id(owner: bytes, key: bytes, spec: bytes) -> TaskId:
     return TaskId(hashlib.sha256(head + spec).digest()[:TASK_ID_SIZE_BYTES])
 
 
+def again(spec: TaskSpec, payload: bytes) -> Submission:
+    """A task as it was submitted once, to be submitted once more: on its own, were it a child."""
+    spec = structs.replace(spec, parent=b"", step="", memo=b"")
+    return Submission(spec, encode(spec), payload, None, None)
+
+
 def child_key(attempt: bytes, memo: bytes) -> bytes:
     """The key under which an attempt submits a step: the same step twice is one task."""
     return b"c" + attempt + memo[:KEY_SIZE_BYTES]

@@ -34,6 +34,7 @@ from kowalski_node.views import (
     WhyView,
 )
 from kowalski_protocol.errors import Problem
+from kowalski_protocol.events import DEAD_OUTCOMES
 from kowalski_protocol.limits import LIMITS
 from kowalski_protocol.tasks import parse_task
 
@@ -220,12 +221,23 @@ class ScriptedNode:
             for (name, language), views in cells.items()
         ]
 
-    async def tasks(self, *, state: str | None, limit: int, after: str | None) -> list[TaskView]:
+    async def resubmit(self, task_id: str) -> Accepted:
+        """Takes the task once more."""
+        view = self._task(task_id)
+        if view.state != "settled":
+            raise Problem("not_settled", "The task is still under way.")
+        spec = {"kind": view.kind, "payload": self._payloads[task_id], "failover": "queue"}
+        return (await self.submit([spec]))[0]
+
+    async def tasks(
+        self, *, state: str | None, limit: int, after: str | None, dead: bool = False
+    ) -> list[TaskView]:
         await trio.lowlevel.checkpoint()
         newest = [*reversed(self._tasks.values())]
         if after is not None:
             newest = newest[newest.index(self._task(after)) + 1 :]
-        return [view for view in newest if state in (None, view.state)][:limit]
+        found = [view for view in newest if state in (None, view.state)]
+        return [view for view in found if not dead or view.outcome in DEAD_OUTCOMES][:limit]
 
     async def cancel(self, task_id: str) -> TaskView:
         await trio.lowlevel.checkpoint()

@@ -289,6 +289,9 @@ async def test_a_blob_comes_back_as_it_went_in(open_port: OpenPort, tmp_path: Pa
     async with open_port(tmp_path) as node:
         blob_hash, size_bytes = await node.store_blob(pieces())
         assert (blob_hash, size_bytes) == (hashlib.sha256(whole).hexdigest(), len(whole))
+        assert node.keeps_blob(blob_hash)
+        assert not node.keeps_blob("0" * 64)
+        assert not node.keeps_blob("../key")
         known, chunks = await node.open_blob(blob_hash)
         assert known == len(whole)
         assert b"".join([chunk async for chunk in chunks]) == whole
@@ -319,6 +322,22 @@ async def test_an_invite_has_a_token_and_an_unknown_role_has_none(
         with pytest.raises(Problem) as problem:
             await node.invite("emperor")
         assert told(problem) in ("not_supported", "bad_request")
+
+
+async def test_what_used_up_its_attempts_is_listed_and_submitted_again(
+    open_port: OpenPort, tmp_path: Path
+) -> None:
+    async with open_port(tmp_path) as node:
+        [fine] = await submit(node, echo())
+        await settled(node, fine)
+        assert await node.tasks(state=None, limit=10, after=None, dead=True) == []
+        [task_id] = await submit(node, slow(0.0, timeout_s=60.0))
+        with pytest.raises(Problem) as problem:
+            await node.resubmit((await submit(node, slow()))[0])
+        assert told(problem) == "not_settled"
+        again = await node.resubmit(fine)
+        assert again.id not in (fine, task_id)
+        assert (await settled(node, again.id)).outcome == "completed"
 
 
 async def test_a_session_is_listed_from_its_first_cell_on(

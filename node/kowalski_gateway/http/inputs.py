@@ -33,6 +33,9 @@ class TasksQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: Literal["submitted", "waiting", "placed", "running", "completed", "settled"] | None = (
         None
     )
+    dead: Annotated[
+        bool, Meta(description="Only those that used up their attempts, or whose end is unknown.")
+    ] = False
     limit: Annotated[int, Meta(ge=1, le=BOUNDS.page_max)] = 100
     after: Annotated[
         str | None, Meta(description="The id of the last task of the page before.")
@@ -65,7 +68,7 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     kind: Annotated[str, Meta(description="code or tool")]
     payload: Annotated[
         dict[str, Any],
-        Meta(description='code: {"language", "code"}; tool: {"tool", "args"}'),
+        Meta(description='code: {"language", "code", "inputs", "outputs"}; tool: {"tool", "args"}'),
     ]
     requires: dict[str, Any] = {}
     priority: int = 0

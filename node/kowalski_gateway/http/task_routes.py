@@ -113,7 +113,9 @@ async def results(call: Call[NoQuery, ResultsRequest]) -> Response:
 async def list_tasks(call: Call[TasksQuery, None]) -> Response:
     query = call.query
     after = None if query.after is None else _full_id(call, query.after)
-    tasks = await call.node.tasks(state=query.state, limit=query.limit, after=after)
+    tasks = await call.node.tasks(
+        state=query.state, limit=query.limit, after=after, dead=query.dead
+    )
     more = len(tasks) == query.limit
     return json_answer(TaskPage(tasks, tasks[-1].id if more else None))
 
@@ -131,6 +133,10 @@ async def get_task(call: Call[WaitQuery, None]) -> Response:
 
 async def cancel_task(call: Call[NoQuery, None]) -> Response:
     return json_answer(await call.node.cancel(_full_id(call, call.path["id"])), 202)
+
+
+async def resubmit_task(call: Call[NoQuery, None]) -> Response:
+    return json_answer(await call.node.resubmit(_full_id(call, call.path["id"])), 202)
 
 
 async def why_task(call: Call[NoQuery, None]) -> Response:
@@ -286,6 +292,17 @@ TASK_ROUTES: Final[tuple[Route[Any, Any], ...]] = (
         status=202,
         reply=TaskView,
         errors=("already_settled", "not_allowed", "disk_full", *_ID_ERRORS),
+    ),
+    Route(
+        method="POST",
+        path="/api/tasks/{id}/resubmit",
+        name="resubmit_task",
+        group=GROUP,
+        summary="Submits a task that has ended once more, as a new one.",
+        handler=resubmit_task,
+        status=202,
+        reply=Accepted,
+        errors=("not_settled", *_SUBMIT_ERRORS, *_ID_ERRORS),
     ),
     Route(
         method="GET",
