@@ -13,6 +13,7 @@ from kowalski_ledger.state import Task
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.commits import Commit
+from kowalski_node.core.leader import WAITING_MAX
 from kowalski_protocol.feeds import Event, Feed
 from kowalski_protocol.ids import Author, ClusterId, EventHash, TaskId
 from kowalski_protocol.limits import LIMITS
@@ -123,6 +124,8 @@ class Checks:
         for event in events:
             if event.kind == "TaskPlaced":
                 self._learned[name, event.hash] = len(self._followed.get(name, ())) - 1
+            if event.kind == "TaskSubmitted" and event.author == device.author:
+                self._check_child(device, event)
             if event.author == device.author and event.hash not in self.written_s:
                 self.conduct.wrote(device, event)
         if core.sync.held_size_bytes or name in self._held:
@@ -133,6 +136,21 @@ class Checks:
             self._check_alive(device)
             if self._steps % (16 * LOOK_EVERY) == 0:
                 self.conduct.look(device)
+
+    def _check_child(self, device: Device, event: Event) -> None:
+        """A step that is known to have completed is not run again."""
+        task = next(
+            (t for t in device.core.state.open.values() if t.submitted_hash == event.hash), None
+        )
+        if task is None or task.child is None:
+            return
+        for other in device.core.state.memos[task.child.memo].values():
+            ends = [a.end.kind for a in other.attempts if a.end is not None]
+            parent = device.core.state.tasks.get(other.child.parent) if other.child else None
+            issued = parent.attempt(other.child.attempt) if parent and other.child else None
+            if "completed" in ends and issued is not None and issued.device == other.submitter:
+                what = f"{device} submits it anew, and {other.id.hex()[:16]} has completed"
+                self.fail("no completed step runs again", what, task=task.id)
 
     def committed(self, device: Device, commit: Commit) -> None:
         """Events are on a device's disk."""
@@ -365,7 +383,8 @@ class Checks:
                 len(node.device.waiting),
                 2 * LIMITS.prefetch_max + node.device.slots,
             ),
-            "running attempts": (len(device.running), device.slots),
+            "running attempts": (node.device.slots_taken, device.slots),
+            "attempts that wait": (len(node.device.running) - node.device.slots_taken, WAITING_MAX),
         }
         for name, (size, bound) in sizes.items():
             if size > bound:

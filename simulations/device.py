@@ -18,6 +18,7 @@ from kowalski_node.core.commits import Commit, Commits
 from kowalski_node.core.node import Node, NodeConfig
 from kowalski_node.core.sessions import history
 from kowalski_node.pipeline import RETRY_S
+from kowalski_protocol.codec import decode_value
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import Body, CapabilitiesAdvertised, ClusterFounded
 from kowalski_protocol.feeds import Feed
@@ -28,6 +29,7 @@ from kowalski_protocol.topics import TASK
 from .clock import START_MS, Clock
 from .disk import MemoryDisk, MemoryStore, done
 from .executors import Running, ended, script_of
+from .graphs import Graphs
 from .requests import Requests
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Device:
         self.running: dict[EventHash, Running] = {}
         self.interpreters: dict[str, bytes] = {}
         """Session -> the attempt that its interpreter here has run last."""
+        self.graphs = Graphs(self)
         self._commits: Commits | None = None
         self._backlog: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_draining = False
@@ -155,6 +158,7 @@ class Device:
         self._backlog.clear()
         self.running.clear()
         self.interpreters.clear()
+        self.graphs.forget()
         self.requests.clear()
         self.world.wire.went_down(self.author)
 
@@ -178,7 +182,7 @@ class Device:
         return CapabilitiesAdvertised(
             1,
             self.name,
-            ("code", "tool"),
+            ("code", "graph", "tool"),
             ("echo", "sleep"),
             {"python": "3"},
             "bubblewrap",
@@ -364,6 +368,8 @@ class Device:
                 self._to(effect.peer, heads, 80 * len(effect.heads))
             case fx.Start():
                 self._start(effect)
+            case fx.StepEnded() | fx.StepRefused():
+                self.graphs.step_over(effect)
             case fx.StopAttempt():
                 self.world.agenda.after(
                     STOP_RUN_S, self._run_over, self.life, effect.attempt, "cancelled"
@@ -413,10 +419,14 @@ class Device:
     def _start(self, order: fx.Start) -> None:
         payload = done(self.store.attachment(Feed(order.submitter, TASK), order.submitted_seq))
         assert payload is not None, "a run starts once its payload is durable here"
-        script = script_of(payload)
+        value: Any = decode_value(payload)
+        script = script_of(value)
         now = self.clock.now()
         rebuilt = self._rebuild(order) if order.session else None
         self.running[order.attempt] = Running(order, script, rebuilt, now.mono_s, now.wall_ms)
+        if order.kind == "graph":
+            self.graphs.start(order, value)
+            return
         run_s = script.seconds * self.speed
         agenda = self.world.agenda
         if script.kills:
@@ -445,9 +455,10 @@ class Device:
     def _run_over(self, life: int, attempt: EventHash, code: str) -> None:
         if life != self.life:
             return
-        self.do(self._end_run, attempt, code)
+        self.do(self.end_run, attempt, code)
 
-    def _end_run(self, attempt: EventHash, code: str) -> None:
+    def end_run(self, attempt: EventHash, code: str) -> None:
+        """What runs as this attempt has ended: tells the node."""
         run = self.running.pop(attempt, None)
         if run is None:
             return

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
-from kowalski_protocol.codec import decode_value, encode
+from kowalski_protocol.codec import encode
 from kowalski_protocol.events import Result
 from kowalski_protocol.limits import LIMITS
 
@@ -37,10 +37,9 @@ class Running(NamedTuple):
     started_ms: int
 
 
-def script_of(payload: bytes) -> Script:
-    """What a payload asks for."""
-    value: Any = decode_value(payload)
-    args = value["args"]
+def script_of(payload: dict[str, Any]) -> Script:
+    """What a payload asks for; a graph, nothing but that its tasks are run."""
+    args = payload.get("args", {})
     return Script(
         float(args.get("seconds", 0.001)),
         int(args.get("fails", 0)),

@@ -39,6 +39,8 @@ class Workload:
         """Each takes down a device for five seconds, up to nine times."""
         self._sessions = chance.choice((0, 0, 1, 4))
         """How many sessions people work in."""
+        self._graphs = chance.choice((0.0, 0.0, 0.03, 0.1))
+        """The share of graphs; each has several tasks."""
         self._cancels = chance.choice((0.0, 0.05, 0.2))
 
     def begin(self, length_s: float) -> None:
@@ -94,6 +96,8 @@ class Workload:
         args: dict[str, Any] = {}
         if self._sessions and not is_brief and chance.random() < 0.2:
             return self._cell()
+        if not is_brief and chance.random() < self._graphs:
+            return self._graph()
         if not is_brief and chance.random() < 0.3:
             args["seconds"] = round(self._long_s * chance.random(), 3)
         spec: dict[str, Any] = {"kind": "tool", "payload": {"tool": "echo", "args": args}}
@@ -118,6 +122,32 @@ class Workload:
             device = chance.choice(self._world.devices)
             spec["requires"] = {"device": self._world.peer_id(device)}
         return spec
+
+    def _graph(self) -> dict[str, Any]:
+        """Two or three layers, each task after some of the layer before."""
+        chance = self._chance
+        tasks: dict[str, Any] = {}
+        before: list[str] = []
+        for layer in range(chance.randint(2, 3)):
+            names = [f"{'abc'[layer]}{number}" for number in range(chance.randint(1, 3))]
+            for name in names:
+                args: dict[str, Any] = {"seconds": round(self._long_s * chance.random() / 10, 3)}
+                if chance.random() < self._odd:
+                    args["fails"] = 1
+                task: dict[str, Any] = {"kind": "tool", "payload": {"tool": "echo", "args": args}}
+                if before:
+                    task["after"] = chance.sample(before, chance.randint(1, len(before)))
+                if chance.random() < 0.1:
+                    task |= {"kind": "graph", "payload": {"tasks": {"inner": dict(task)}}}
+                    task["payload"]["tasks"]["inner"].pop("after", None)
+                tasks[name] = task
+            before = names
+        policy = chance.choice(("stop", "continue", "compensate"))
+        return {
+            "kind": "graph",
+            "payload": {"tasks": tasks, "on_failure": policy},
+            "retry": {"max_attempts": chance.randint(1, 2), "backoff_s": 0.1},
+        }
 
     def _cell(self) -> dict[str, Any]:
         """The next cell of a session: brief, as all of a session wait for each other."""

@@ -86,6 +86,13 @@ class End(msgspec.Struct, frozen=True):
     is_blob: bool = False
     started_ms: int = 0
     run_us: int = 0
+    files: tuple[bytes, ...] = ()
+    """The blobs of the files that the attempt left."""
+
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """All that its device alone may have."""
+        return (self.result_hash, *self.files) if self.is_blob else self.files
 
 
 class Rebuilding(msgspec.Struct, frozen=True):

@@ -213,6 +213,7 @@ def _completed(state: State, event: Event, body: TaskCompleted) -> None:
         body.is_blob,
         body.started_ms,
         body.run_us,
+        body.files,
     )
     _end(state, event, body, end)
 

@@ -23,10 +23,12 @@ def make_executors(*, unsandboxed: bool = False, work_root: Path) -> list[Execut
       work_root: a folder for what programs need on disk; made, mode 0700, where it is missing.
     """
     from kowalski_executors.code_executor import CodeExecutor
+    from kowalski_executors.graph_executor import GraphExecutor
     from kowalski_executors.language_probe import cache_file
     from kowalski_executors.tool_executor import ToolExecutor
 
     return [
         ToolExecutor(),
         CodeExecutor(work_root=work_root, unsandboxed=unsandboxed, remembered=cache_file()),
+        GraphExecutor(),
     ]

@@ -3,8 +3,9 @@
 The program has its own user, mount, process, network, IPC and host-name namespaces, no capability,
 no way to gain one, and a filter on system calls. It sees /usr, the interpreter, a /proc of its own
 processes, five devices and three file systems in memory, of which /task is where it starts;
-everything else is read-only or not there. It has no network but a loopback of its own, and no
-environment of the node's.
+everything else is read-only or not there. A task's inputs are the blobs' own files, read-only; in
+/proc/self/mountinfo the program finds where on the device they lie, which gives it no way there. It
+has no network but a loopback of its own, and no environment of the node's.
 
 How it ends matters as much. bubblewrap stays outside as a monitor; inside, process 1 is our warden
 (see `warden.py`), and when that ends, for whatever reason, the kernel kills all that is in the
@@ -24,9 +25,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import trio
 
 from kowalski_executors.bootstrap import Bootstrap
-from kowalski_executors.interpreter import Interpreter
+from kowalski_executors.input_files import Input, make_readable
+from kowalski_executors.interpreter import ENVIRONMENT, Interpreter
 from kowalski_executors.limits import Limits
 from kowalski_executors.namespaces import WORK_FOLDER, WRITABLE, Namespaces
 from kowalski_executors.process_cell import ProcessCell
@@ -101,8 +104,12 @@ class Bubblewrap:
             os.write(self._filter, self.filter_program)
 
     @asynccontextmanager
-    async def open(self, limits: Limits) -> AsyncIterator[BubblewrapCell]:
+    async def open(
+        self, limits: Limits, inputs: Sequence[Input] = ()
+    ) -> AsyncIterator[BubblewrapCell]:
         """Opens a cell. Raises Problem where this device runs as many programs as it may."""
+        if inputs and self._mapping is not None:
+            await trio.to_thread.run_sync(make_readable, inputs)
         with ExitStack() as closing:
             users, inherited = self._user(closing)
             # A file, not a pipe: bubblewrap would break off at a pipe that the node's death has
@@ -124,6 +131,7 @@ class Bubblewrap:
                 *users,
                 *options,
                 *_memory_file_systems(limits),
+                *_bound(inputs),
                 "--chdir",
                 WORK_FOLDER,
                 "--",
@@ -221,8 +229,17 @@ def _read_only_view(shown: Sequence[Path]) -> list[str]:
     for name, target in _LINKS_IN_DEV.items():
         options += ["--symlink", f"/proc/self/{target}", f"/dev/{name}"]
     options.append("--clearenv")
-    for name, value in _ENVIRONMENT.items():
+    for name, value in {**_ENVIRONMENT, **ENVIRONMENT}.items():
         options += ["--setenv", name, value]
+    return options
+
+
+def _bound(inputs: Sequence[Input]) -> list[str]:
+    """Returns the options that show each input at its place, read-only. bubblewrap makes the
+    folders above it, which are the program's own."""
+    options: list[str] = []
+    for one in inputs:
+        options += ["--ro-bind", str(one.source), f"{WORK_FOLDER}/{one.path}"]
     return options
 
 

@@ -17,10 +17,12 @@ from kowalski_executors.compiled import Compiled
 from kowalski_executors.confinement import Confinement
 from kowalski_executors.endings import built_of, outcome_of
 from kowalski_executors.language_probe import Remembered, probe_languages
-from kowalski_executors.languages import Job, Language, python_job
+from kowalski_executors.languages import Language, python_job
 from kowalski_executors.limits import Limits, limits_for
 from kowalski_executors.payloads import Program, read_payload
+from kowalski_executors.program_files import Files, open_files, sweep
 from kowalski_executors.sandbox_probe import Probed, probe_sandbox, probe_unsandboxed
+from kowalski_executors.sessions import Sessions
 from kowalski_executors.supervisor import supervise
 from kowalski_node.executor import Attempt, Capabilities, Context, Failed, Outcome
 from kowalski_protocol.errors import Problem
@@ -38,6 +40,7 @@ class CodeExecutor:
         unsandboxed: bool = False,
         warm: bool = True,
         remembered: Path | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self._work_root = work_root
         self._unsandboxed = unsandboxed
@@ -49,11 +52,13 @@ class CodeExecutor:
         self._remembered = Remembered(remembered)
         self._has_tried_all = False
         self._compiled = Compiled(work_root / "compiled")
+        self._sessions = sessions or Sessions()
 
     async def probe(self) -> Capabilities:
         """Runs a program, once, and says what it may count on. Returns within 5 s."""
         async with self._probing:
             if self._probed is None:
+                await trio.to_thread.run_sync(sweep, self._work_root)
                 if self._unsandboxed:
                     probed = await probe_unsandboxed(self._work_root)
                 else:
@@ -74,6 +79,10 @@ class CodeExecutor:
                 self._probed = self._with(self._probed, languages, problems)
                 self._has_tried_all = True
         return self._probed.capabilities
+
+    async def serve(self) -> None:
+        """Looks after the interpreters of sessions; cancelled, it has ended them all."""
+        await self._sessions.serve()
 
     def _with(
         self, probed: Probed, languages: Sequence[Language], problems: Sequence[str] = ()
@@ -97,25 +106,30 @@ class CodeExecutor:
             problems = self._probed.capabilities.problems
             return Failed("sandbox_unavailable", " ".join(problems))
         try:
+            if attempt.session:
+                return await self._sessions.run(confinement, self._languages, attempt, context)
             program = read_payload(attempt.payload)
             limits = limits_for(attempt.requires, attempt.timeout_s)
             if not limits.wall_s > 0:
                 return Failed("timed_out", "The attempt has no time left.")
-            if program.language == "python":
-                return await self._run(confinement, python_job(program), limits, context)
-            return await self._run_other(confinement, program, limits, context)
+            work_root = self._work_root
+            async with open_files(program.files, limits, context, work_root) as (files, limits):
+                ended = await self._ended(confinement, program, limits, context, files)
+                return await files.outcome(ended, context)
         except Problem as problem:
             return Failed(problem.code, problem.sentence)
 
-    async def _run(
-        self, confinement: Confinement, job: Job, limits: Limits, context: Context
+    async def _ended(
+        self,
+        confinement: Confinement,
+        program: Program,
+        limits: Limits,
+        context: Context,
+        files: Files,
     ) -> Outcome:
-        ending = await supervise(confinement, job, limits, context)
-        return outcome_of(ending, limits)
-
-    async def _run_other(
-        self, confinement: Confinement, program: Program, limits: Limits, context: Context
-    ) -> Outcome:
+        if program.language == "python":
+            ending = await supervise(confinement, python_job(program), limits, context, files)
+            return outcome_of(ending, limits)
         language = self._languages.get(program.language)
         if language is None:
             known = ", ".join(["python", *self._languages])
@@ -126,7 +140,7 @@ class CodeExecutor:
         key = language.key(program)
         compiled = await trio.to_thread.run_sync(self._compiled.get, key) if key else None
         job = language.job(program, limits, compiled)
-        ending = await supervise(confinement, job, limits, context)
+        ending = await supervise(confinement, job, limits, context, files)
         kept = built_of(ending) if key else None
         if key and kept is not None:
             await trio.to_thread.run_sync(self._compiled.put, key, kept)

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kowalski_executors.input_files import Input
 from kowalski_executors.limits import Limits
 
 KILLED = 137
@@ -65,6 +66,14 @@ class Cell(Protocol):
         """Returns descriptors of the writable file systems in memory, which the cell keeps."""
         ...
 
+    def interrupt(self) -> int | None:
+        """Has the program and its process group sent SIGINT.
+
+        Returns a descriptor, which the cell keeps, on which one byte comes once that is done; None
+        where nothing runs any more.
+        """
+        ...
+
     def kill(self, *, insist: bool = False) -> None:
         """Sees to it that everything in the cell ends now. Harmless when repeated.
 
@@ -78,6 +87,8 @@ class Confinement(Protocol):
     strength: str
     """As in `Capabilities.sandbox`."""
 
-    def open(self, limits: Limits) -> AbstractAsyncContextManager[Cell]:
-        """Opens a cell for one program."""
+    def open(
+        self, limits: Limits, inputs: Sequence[Input] = ()
+    ) -> AbstractAsyncContextManager[Cell]:
+        """Opens a cell for one program, with these files in its work folder."""
         ...

@@ -8,15 +8,21 @@ streams:
     node → driver (request)   one line: the mode and the lengths of the parts; then the parts, of
                               which the first is what the environment has besides:
                               python   the source, then the arguments
+                              session  the code that goes on from here (see `session_driver.py`),
+                                       and what it takes
                               exec     the file's name, its content, the command that builds it, if
                                        one does, the command that runs it, then the arguments
+                              Before either name "collect+" has somebody stand over the program
+                              who sends the files that it leaves; then come first that one's code
+                              and what it is asked for (see `collector.py`), and each frame below
+                              says behind its tag how long it is.
     driver → node (result)    b"R" once the sandbox stands, then at most one of
                               b"V" + JSON              the value of the last expression
                               b"E" + text              the last line of the traceback
                               b"M" + text              the same, and memory was what ran out
                               b"X" + number + b" " + text  the program left with this exit status
                               b"L"                     the value is larger than it may be
-                              b"C"                     the program could not be built
+                              b"C0\n"                  the program could not be built
                               b"P" + size + b"\n" + bytes  what was built, to be kept
 
 The node sends the source only after b"R": by then every process of the sandbox is bound to die with
@@ -37,12 +43,18 @@ from types import CodeType, ModuleType, TracebackType
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` and `collections.abc` would be imported for their names alone
     from collections.abc import Callable
+    from typing import Any
 
 FILE_NAME = "<task>"
 """What tracebacks call the program's text."""
 
+OWN_FILES = ("<driver>", "<session_driver>")
+"""What the files are called that no traceback shows at its beginning (see `bootstrap.compiled`)."""
+
 ONLY_AST = 0x400  # ast.PyCF_ONLY_AST, without importing ast
 DEPTH_MAX = 100
+COLLECT = "collect+"
+SESSION = b"session"
 SENTENCE_CHARACTERS_MAX = 500
 RESERVES = {"RLIMIT_AS": 8 << 20, "RLIMIT_NOFILE": 8, "RLIMIT_CPU": 1}
 """By how much the hard limit is above the soft one: what the report of a program that used up its
@@ -167,7 +179,10 @@ def read_request(descriptor: int) -> tuple[str, list[bytes]]:
         line += read_exactly(descriptor, 1)
     mode, *sizes = line.split()
     parts = [read_exactly(descriptor, int(size)) for size in sizes]
-    os.close(descriptor)
+    if mode == SESSION:
+        os.set_inheritable(descriptor, False)  # its cells come over the same pipe
+    else:
+        os.close(descriptor)
     return mode.decode(), parts
 
 
@@ -178,7 +193,9 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def parts_by_text(source: str) -> tuple[CodeType, CodeType] | None:
+def parts_by_text(
+    source: str, name: str = FILE_NAME, flags: int = 0
+) -> tuple[CodeType, CodeType] | None:
     """Returns what comes before the last expression and that expression, or None where the text
     alone does not tell them apart.
 
@@ -193,23 +210,25 @@ def parts_by_text(source: str) -> tuple[CodeType, CodeType] | None:
     before, last = source[:start], source[start:]
     try:
         # As many empty lines before it, so that a traceback names the right one.
-        expression = compile("\n" * before.count("\n") + last, FILE_NAME, "eval", dont_inherit=True)
-        return compile(before, FILE_NAME, "exec", dont_inherit=True), expression
+        expression = compile("\n" * before.count("\n") + last, name, "eval", flags, True)
+        return compile(before, name, "exec", flags, True), expression
     except (SyntaxError, ValueError):
         return None
 
 
-def parts_by_tree(source: str) -> tuple[CodeType, CodeType | None]:
+def parts_by_tree(
+    source: str, name: str = FILE_NAME, flags: int = 0
+) -> tuple[CodeType, CodeType | None]:
     """Returns the same for any program, and None for a last statement that is no expression. It
     takes three times as long."""
-    tree = compile(source, FILE_NAME, "exec", ONLY_AST, dont_inherit=True)
+    tree = compile(source, name, "exec", ONLY_AST | flags, dont_inherit=True)
     assert isinstance(tree, _ast.Module)
     last: _ast.Expression | None = None
     if tree.body and isinstance(tree.body[-1], _ast.Expr):
         last = _ast.Expression(tree.body[-1].value)
         del tree.body[-1]
-    before = compile(tree, FILE_NAME, "exec", dont_inherit=True)
-    return before, compile(last, FILE_NAME, "eval", dont_inherit=True) if last else None
+    before = compile(tree, name, "exec", flags, True)
+    return before, compile(last, name, "eval", flags, True) if last else None
 
 
 def execute(source: str, namespace: dict[str, object]) -> object:
@@ -220,28 +239,33 @@ def execute(source: str, namespace: dict[str, object]) -> object:
     return eval(last, namespace) if last is not None else None
 
 
-def report(error: BaseException, source: str) -> str:
+def lines_of(source: str) -> list[str]:
+    """Returns a program's lines as Python counts them, each with its end."""
+    text = source.replace("\r\n", "\n").replace("\r", "\n")
+    return [line + "\n" for line in text.split("\n")]
+
+
+def report(error: BaseException, source: str, name: str = FILE_NAME) -> str:
     """Prints the traceback as Python would, without this file's own lines; returns what it says."""
     import linecache
     import traceback
 
     trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != FILE_NAME:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(OWN_FILES):
         trace = trace.tb_next
-    lines = source.splitlines(keepends=True)
-    linecache.cache[FILE_NAME] = (len(source), None, lines, FILE_NAME)
+    linecache.cache[name] = (len(source), None, lines_of(source), name)
     traceback.print_exception(type(error), error, trace)
     # Before it may come the place of a syntax error, indented, and after it notes.
     told = traceback.format_exception_only(type(error), error)
     return next(line for line in told if not line.startswith(" ")).strip()
 
 
-def conclude(error: BaseException, source: str) -> tuple[int, bytes]:
+def conclude(error: BaseException, source: str, name: str = FILE_NAME) -> tuple[int, bytes]:
     """Tells on stderr how a program failed; returns its exit status and the frame for the node."""
     try:
         if not isinstance(error, SystemExit):
             kind = b"M" if isinstance(error, MemoryError) else b"E"
-            return 1, kind + shorten(report(error, source))
+            return 1, kind + shorten(report(error, source, name))
         if isinstance(error.code, int):
             status, said = error.code & 0xFF, ""
         elif error.code is None:
@@ -344,7 +368,7 @@ def take_place(parts: list[bytes], folder: str, result: int, kept_bytes_max: int
     if build:
         status = built(words(build))
         if status:
-            write_all(result, b"C")
+            write_all(result, b"C0\n")
             os._exit(status if status > 0 else 128 - status)
         with open(f"{folder}/program", "rb") as opened:  # noqa: PTH123
             program = opened.read(kept_bytes_max + 1)
@@ -386,6 +410,23 @@ def main() -> None:
             import time
 
             time.tzset()
+    sends_files = mode.startswith(COLLECT)
+    if sends_files:
+        import marshal
+
+        mode = mode.removeprefix(COLLECT)
+        code, asked, *parts = parts
+        collector: dict[str, Any] = {"__name__": "collector"}
+        exec(marshal.loads(code), collector)
+        collector["stand_over"](result, asked, folder)
+    if mode == "session":
+        import marshal
+
+        code, *parts = parts
+        session: dict[str, Any] = {"__name__": "session_driver"}
+        exec(marshal.loads(code), session)
+        session["serve"](globals(), request, result, value_bytes_max, parts)
+    os.environ.pop("PYTHONHASHSEED", None)
     if mode == "exec":
         take_place(parts, folder, result, kept_bytes_max)
     source, *arguments = [part.decode() for part in parts]
@@ -406,7 +447,8 @@ def main() -> None:
         status, frame = conclude(error, source)
     # A child that the program forked comes here as well, and has no say in the result.
     if frame and os.getpid() == own_id:
-        write_all(result, frame)
+        head = b"%c%d\n" % (frame[0], len(frame) - 1) if sends_files else frame[:1]
+        write_all(result, head + frame[1:])
     del own_module
     leave(status, namespace)
 

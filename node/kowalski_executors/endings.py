@@ -72,6 +72,8 @@ def _stopped(ending: Ending, limits: Limits) -> tuple[str, str]:
             return "code_failed", (
                 f"The program had more than {limits.processes} processes and threads at once."
             )
+        case Cause.FILES_REFUSED if ending.problem is not None:
+            return ending.problem.code, ending.problem.sentence
         case Cause.TOO_MANY_FILES:
             return "code_failed", f"The program made more than {limits.files} files."
         case _:

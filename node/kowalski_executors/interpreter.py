@@ -9,16 +9,21 @@ folder, often inside somebody's home, and only that folder is shown.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kowalski_protocol.errors import Problem
 
-FLAGS: Final = ("-I", "-S", "-B", "-X", "utf8")
-"""Isolated from the environment and the current folder, no site-packages (which also saves 20 ms),
-no bytecode written, UTF-8 whatever the locale."""
+FLAGS: Final = ("-P", "-s", "-S", "-B", "-X", "utf8")
+"""Isolated from the current folder, no site-packages (which also saves 20 ms), no bytecode written,
+UTF-8 whatever the locale. The environment is read (there is no `-E`): what a cell's interpreter
+starts with is the node's choice alone, a task's own variables come later."""
+
+ENVIRONMENT: Final[Mapping[str, str]] = {"PYTHONHASHSEED": "0"}
+"""With one seed the same program visits a set in the same order wherever it runs, so that a session
+that is made anew on another device brings the same results."""
 
 
 @dataclass(frozen=True, slots=True)

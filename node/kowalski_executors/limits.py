@@ -73,6 +73,13 @@ ARGUMENTS_BYTES_MAX: Final = 128 << 10
 """All arguments together, and all variables, in UTF-8: what one argument of a process may have on
 Linux."""
 
+SESSION_IDLE_S: Final = 1_800.0
+"""After which time without a cell the interpreter of a session is ended. It is made anew from its
+cells when the next one comes, so that this costs time and nothing else."""
+
+SESSIONS_MAX: Final = 16
+"""How many interpreters of sessions a device keeps: each may hold as much memory as a program."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -1,6 +1,7 @@
 """What a `code` task's payload may say, and the program that it describes.
 
-    {language: str, code: str, stdin?: str, args?: [str], env?: {str: str}}
+    {language: str, code: str, stdin?: str, args?: [str], env?: {str: str},
+     inputs?: [{path: str, blob: str, size_bytes: int}], outputs?: [str]}
 
 Everything here comes from whoever submitted the task, so everything is checked, and a wrong payload
 is told which part of it is wrong.
@@ -20,9 +21,10 @@ from kowalski_executors.limits import (
     VARIABLES_MAX,
 )
 from kowalski_protocol.errors import Problem
+from kowalski_protocol.task_files import NO_FILES, TaskFiles, read_files
 from kowalski_protocol.tasks import LANGUAGE_ALIASES
 
-_FIELDS: Final = frozenset({"language", "code", "stdin", "args", "env"})
+_FIELDS: Final = frozenset({"language", "code", "stdin", "args", "env", "inputs", "outputs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Program:
     language: str = "python"
     environment: tuple[bytes, ...] = ()
     """`NAME=VALUE` each."""
+    files: TaskFiles = NO_FILES
+    """What it starts with, and what is brought back of what it leaves."""
 
 
 def read_payload(payload: Mapping[str, Any]) -> Program:
@@ -66,6 +70,7 @@ def read_payload(payload: Mapping[str, Any]) -> Program:
         arguments=encoded,
         language=language,
         environment=_environment(payload.get("env")),
+        files=read_files(payload),
     )
 
 

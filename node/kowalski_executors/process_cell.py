@@ -12,6 +12,7 @@ import trio
 from kowalski_executors import interpreter
 from kowalski_executors.bootstrap import Bootstrap
 from kowalski_executors.confinement import Ends
+from kowalski_executors.lifeline import ask_interrupt, new_lifeline
 
 
 class ProcessCell:
@@ -31,7 +32,7 @@ class ProcessCell:
         self.process: subprocess.Popen[bytes] | None = None
         self._bootstrap = bootstrap
         self._exit: int | None = None
-        lifeline_read, lifeline_write = os.pipe2(os.O_CLOEXEC)
+        lifeline_read, lifeline_write = new_lifeline()
         self.given_up_at_start = [lifeline_read]
         """What only the command keeps once it has started."""
         self._lifeline = lifeline_read
@@ -95,6 +96,10 @@ class ProcessCell:
         if root is not None:
             await trio.lowlevel.wait_readable(root)
         return status
+
+    def interrupt(self) -> int | None:
+        """Has the warden send SIGINT to the program."""
+        return ask_interrupt(self._lifeline_write)
 
     def kill(self, *, insist: bool = False) -> None:
         """Cuts the lifeline; a cell knows more."""

@@ -21,14 +21,17 @@ import trio
 from kowalski_executors.confinement import Cell, Confinement, Ends
 from kowalski_executors.languages import Job
 from kowalski_executors.limits import OPEN_FILES_MAX, STACK_BYTES, Limits
+from kowalski_executors.output_files import OutputFiles
+from kowalski_executors.program_files import NO_FILES, Files
 from kowalski_executors.usage import measure
-from kowalski_node.executor import Context
+from kowalski_node.executor import Output
+from kowalski_protocol.errors import Problem
 
 _CHUNK_BYTES: Final = 64 << 10
 _FRAME_SLACK_BYTES: Final = 1 << 10
 """The tags of frames and the sentences that are not values."""
 
-_WATCH_FIRST_S: Final = 0.05
+WATCH_FIRST_S: Final = 0.05
 _WATCH_EVERY_S: Final = 0.1
 _WATCH_CLOSELY_S: Final = 0.025
 """How often a program is looked at that uses more than a quarter of its memory: many processes
@@ -37,7 +40,7 @@ together fill a gigabyte in a tenth of a second."""
 _WATCH_COST_SHARE: Final = 10
 """A measurement is followed by at least this many times its own duration."""
 
-_KILL_PATIENCE_S: Final = 0.15
+KILL_PATIENCE_S: Final = 0.15
 """How long a kill may take before it is repeated with more force: well within the 250 ms of a
 cancel."""
 
@@ -46,6 +49,10 @@ _KILL_GIVE_UP_S: Final = 5.0
 
 _DRAIN_S: Final = 1.0
 """How long output may still come after the last process has ended."""
+
+_DRAIN_FILES_S: Final = 10.0
+"""The same where files come as well: a pipe's content has to be written to a disk, which may be
+slow."""
 
 
 _OWN_TASKS: Final = 2
@@ -62,6 +69,7 @@ class Cause(Enum):
     VALUE_TOO_LARGE = auto()
     TOO_MANY_PROCESSES = auto()
     TOO_MANY_FILES = auto()
+    FILES_REFUSED = auto()
 
 
 @dataclass(slots=True)
@@ -72,22 +80,34 @@ class Ending:
     status: int = 0
     cause: Cause | None = None
     detail: str = ""
+    problem: Problem | None = None
+    """Why the files that it left are refused."""
     frame: bytearray = field(default_factory=bytearray)
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
 
 
-async def supervise(confinement: Confinement, job: Job, limits: Limits, context: Context) -> Ending:
+async def supervise(
+    confinement: Confinement, job: Job, limits: Limits, context: Output, files: Files = NO_FILES
+) -> Ending:
     """Runs a program and returns how it ended; never raises for anything that the program does."""
     try:
-        async with confinement.open(limits) as cell:
-            return await _Run(cell, job, limits, context).run()
+        async with confinement.open(limits, files.inputs) as cell:
+            return await _Run(cell, files.job(job), limits, context, files.outputs).run()
     except OSError as error:  # no descriptors or no processes left: the device's trouble
         return Ending(cause=Cause.NOT_STARTED, detail=str(error))
 
 
 class _Run:
-    def __init__(self, cell: Cell, job: Job, limits: Limits, context: Context) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        job: Job,
+        limits: Limits,
+        context: Output,
+        outputs: OutputFiles | None,
+    ) -> None:
+        self._outputs = outputs
         self._cell = cell
         self._job = job
         self._limits = limits
@@ -109,7 +129,8 @@ class _Run:
                         background.start_soon(self._feed, streams["stdin"])
                         self._ending.status = await self._cell.wait()
                         background.cancel_scope.cancel()
-                    readers.cancel_scope.deadline = trio.current_time() + _DRAIN_S
+                    drain_s = _DRAIN_S if self._outputs is None else _DRAIN_FILES_S
+                    readers.cancel_scope.deadline = trio.current_time() + drain_s
             finally:
                 with trio.CancelScope(shield=True):
                     await self._end(streams["result"])
@@ -136,7 +157,7 @@ class _Run:
                 result=pipe("result", to_program=False),
             )
             counts = self._cell.kernel_counts_processes
-            bounds = _kernel_limits(self._limits, counts, self._job.reserves_addresses)
+            bounds = kernel_limits(self._limits, counts, self._job.reserves_addresses)
             sizes = (self._limits.value_bytes, self._job.kept_bytes_max)
             await self._cell.start(ends, [*map(str, sizes), *bounds])
         return streams
@@ -171,6 +192,12 @@ class _Run:
         frame = self._ending.frame
         room = max(self._limits.value_bytes, job.kept_bytes_max) + _FRAME_SLACK_BYTES
         while chunk := await result.receive_some(_CHUNK_BYTES):
+            if self._outputs is not None:
+                chunk = await self._outputs.take(bytes(chunk))
+                if self._outputs.problem is not None:
+                    self._ending.problem = self._outputs.problem
+                    self._stop(Cause.FILES_REFUSED)
+                    return
             frame += chunk
             if len(frame) > room:
                 frame.clear()
@@ -190,22 +217,12 @@ class _Run:
     async def _watch(self) -> None:
         # Before, process 1 still has the device's own root, and with it the device's own /proc.
         await self._stands.wait()
-        await trio.sleep(_WATCH_FIRST_S)
+        await trio.sleep(WATCH_FIRST_S)
         while True:
-            began = trio.current_time()
-            limits = self._limits
-            folders = self._cell.process_folders()
-            usage = measure(folders, self._cell.volumes(), limits.memory_bytes)
-            if usage.memory_bytes > limits.memory_bytes:
-                self._stop(Cause.OUT_OF_MEMORY)
-            elif usage.tasks > limits.processes + _OWN_TASKS:
-                self._stop(Cause.TOO_MANY_PROCESSES)
-            elif usage.files > limits.files:
-                self._stop(Cause.TOO_MANY_FILES)
-            cost_s = trio.current_time() - began
-            closely = usage.memory_bytes > limits.memory_bytes // 4
-            pause_s = _WATCH_CLOSELY_S if closely else _WATCH_EVERY_S
-            await trio.sleep(max(pause_s, _WATCH_COST_SHARE * cost_s))
+            seen = look(self._cell, self._limits)
+            if seen.cause is not None:
+                self._stop(seen.cause)
+            await trio.sleep(seen.pause_s)
 
     def _stop(self, cause: Cause, detail: str = "") -> None:
         if self._ending.cause is None:
@@ -215,20 +232,57 @@ class _Run:
 
     async def _end(self, result: trio.lowlevel.FdStream) -> None:
         """Kills what is left; called when all is over and when the run is cancelled."""
-        self._cell.kill()
-        for patience_s in (_KILL_PATIENCE_S, _KILL_GIVE_UP_S):
-            with trio.move_on_after(patience_s):
-                await self._cell.wait()
-                if not self._stands.is_set():
-                    # A process that was killed before it was known here holds this pipe until it
-                    # is gone.
-                    while await result.receive_some(_CHUNK_BYTES):
-                        pass
-                return
-            self._cell.kill(insist=True)
+        await end_cell(self._cell, None if self._stands.is_set() else result)
 
 
-def _kernel_limits(limits: Limits, count_processes: bool, reserves_addresses: bool) -> list[str]:
+async def end_cell(cell: Cell, holds: trio.lowlevel.FdStream | None) -> int | None:
+    """Kills what is in a cell and waits for its end; returns its status where it has one.
+
+    A process that was killed before it was known here holds the result pipe until it is gone, so
+    with that (`holds`) it is waited for.
+    """
+    cell.kill()
+    status = None
+    for patience_s in (KILL_PATIENCE_S, _KILL_GIVE_UP_S):
+        with trio.move_on_after(patience_s):
+            status = await cell.wait()
+            while holds is not None and await holds.receive_some(_CHUNK_BYTES):
+                pass
+            break
+        cell.kill(insist=True)
+    return status
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look into a cell has shown."""
+
+    cause: Cause | None
+    """Which bound is broken."""
+    tasks: int
+    """Processes and threads in it, the warden's among them."""
+    pause_s: float
+    """After which time it is to be looked at again."""
+
+
+def look(cell: Cell, limits: Limits) -> Seen:
+    """Measures what a cell uses. It must stand."""
+    began = trio.current_time()
+    usage = measure(cell.process_folders(), cell.volumes(), limits.memory_bytes)
+    cause = None
+    if usage.memory_bytes > limits.memory_bytes:
+        cause = Cause.OUT_OF_MEMORY
+    elif usage.tasks > limits.processes + _OWN_TASKS:
+        cause = Cause.TOO_MANY_PROCESSES
+    elif usage.files > limits.files:
+        cause = Cause.TOO_MANY_FILES
+    cost_s = trio.current_time() - began
+    closely = usage.memory_bytes > limits.memory_bytes // 4
+    pause_s = _WATCH_CLOSELY_S if closely else _WATCH_EVERY_S
+    return Seen(cause, usage.tasks, max(pause_s, _WATCH_COST_SHARE * cost_s))
+
+
+def kernel_limits(limits: Limits, count_processes: bool, reserves_addresses: bool) -> list[str]:
     """Returns what the driver sets by `setrlimit`, for each process alone."""
     bounds = {
         # What is mapped, or where that says nothing, what of it can be written to.

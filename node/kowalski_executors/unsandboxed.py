@@ -20,7 +20,8 @@ from typing import Final
 import trio
 
 from kowalski_executors.bootstrap import Bootstrap
-from kowalski_executors.interpreter import Interpreter
+from kowalski_executors.input_files import Input, copy_inputs
+from kowalski_executors.interpreter import ENVIRONMENT, Interpreter
 from kowalski_executors.limits import Limits
 from kowalski_executors.process_cell import ProcessCell
 
@@ -44,10 +45,13 @@ class Unsandboxed:
             _remove(folder)
 
     @asynccontextmanager
-    async def open(self, limits: Limits) -> AsyncIterator[UnsandboxedCell]:
+    async def open(
+        self, limits: Limits, inputs: Sequence[Input] = ()
+    ) -> AsyncIterator[UnsandboxedCell]:
         """Opens a cell with a folder of its own."""
         folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._work_root))
         try:
+            await copy_inputs(inputs, folder)
             with closing(
                 UnsandboxedCell(self._bootstrap, self._interpreter.executable, folder)
             ) as cell:
@@ -67,6 +71,7 @@ class UnsandboxedCell(ProcessCell):
         self.command = [str(executable)]
         self.directory = folder
         self.environment = {
+            **ENVIRONMENT,
             "HOME": str(folder),
             "LANG": "C.UTF-8",
             "MALLOC_ARENA_MAX": "2",

@@ -2,8 +2,9 @@
 
 The node holds one end of a pipe, the lifeline; the warden sleeps on the other. When the program
 ends, or the lifeline is cut (on purpose, or because the node was killed at whatever instant), the
-warden ends everything and leaves with the program's status. It runs before the driver in the same
-interpreter, which then forks: the child goes on to the driver.
+warden ends everything and leaves with the program's status. A byte over the lifeline has it send
+the program an interrupt, and a byte comes back once that is done. It runs before the driver in the
+same interpreter, which then forks: the child goes on to the driver.
 
 In a sandbox the warden is process 1 of the namespace: when it leaves, the kernel kills all that is
 in it, and no signal from inside touches it. Without a sandbox, it has Linux give it every orphan
@@ -80,6 +81,25 @@ def keep_open(descriptors: list[int]) -> None:
     os.closerange(low, 1 << 16)
 
 
+def interrupt(program: int, lifeline: int) -> bool:
+    """Sends SIGINT to the program and its process group where the node asks for it, and says so;
+    False where the line was cut."""
+    try:
+        if not os.read(lifeline, 64):
+            return False
+        try:
+            # As from a terminal: a command that the program waits for stops as well.
+            os.killpg(program, SIGINT)
+        except OSError:
+            os.kill(program, SIGINT)  # it leads no group
+        os.write(lifeline, b"I")
+    except ProcessLookupError:
+        return True  # it has just ended
+    except OSError:
+        return False
+    return True
+
+
 def wait_for(program: int, lifeline: int, woken: int) -> int:
     """Returns the program's exit status, 128 + the signal that ended it, or KILLED if the line was
     cut."""
@@ -94,9 +114,10 @@ def wait_for(program: int, lifeline: int, woken: int) -> int:
         except ChildProcessError:
             return KILLED
         readable, _, _ = select.select([lifeline, woken], [], [])
-        if lifeline in readable:
+        if lifeline in readable and not interrupt(program, lifeline):
             return KILLED
-        os.read(woken, 4096)
+        if woken in readable:
+            os.read(woken, 4096)
 
 
 def wake_on_child() -> tuple[int, int]:

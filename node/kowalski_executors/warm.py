@@ -23,7 +23,9 @@ import trio
 from kowalski_executors import interpreter
 from kowalski_executors.bootstrap import Bootstrap, compiled
 from kowalski_executors.bubblewrap import Bubblewrap, file_system_sizes
-from kowalski_executors.confinement import KILLED, Ends
+from kowalski_executors.confinement import KILLED, Cell, Ends
+from kowalski_executors.input_files import Input
+from kowalski_executors.lifeline import ask_interrupt, new_lifeline
 from kowalski_executors.limits import Limits, kernel_counts_by_namespace
 from kowalski_executors.namespaces import Namespaces
 
@@ -113,8 +115,13 @@ class Warm:
         return self._outer.own_users
 
     @asynccontextmanager
-    async def open(self, limits: Limits) -> AsyncIterator[WarmCell]:
+    async def open(self, limits: Limits, inputs: Sequence[Input] = ()) -> AsyncIterator[Cell]:
         """Opens a cell."""
+        if inputs:
+            # What stands in the zygote's sandbox is what all programs may see.
+            async with self._outer.open(limits, inputs) as cold:
+                yield cold
+            return
         # All programs have the zygote's user, so only a kernel that counts by namespace can tell
         # them apart.
         counts = self._outer.kernel_counts_processes and kernel_counts_by_namespace()
@@ -154,7 +161,7 @@ class WarmCell:
     async def start(self, ends: Ends, options: Sequence[str]) -> None:
         self._reply, reply = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reply.setblocking(False)
-        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        lifeline, self._lifeline = new_lifeline()
         try:
             with reply:
                 message = " ".join([*self._sizes, *options]).encode("ascii")
@@ -205,6 +212,9 @@ class WarmCell:
 
     def volumes(self) -> Sequence[int]:
         return self._namespaces.volumes() if self._namespaces is not None else ()
+
+    def interrupt(self) -> int | None:
+        return ask_interrupt(self._lifeline)
 
     def kill(self, *, insist: bool = False) -> None:
         if self._namespaces is not None:

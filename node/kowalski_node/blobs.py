@@ -62,6 +62,10 @@ class Blobs:
         self._cache.use(cached)
         return cached if cached.is_file() else None
 
+    def keeps(self, blob_hash: str) -> bool:
+        """Whether the blob is here, and for good."""
+        return is_blob_hash(blob_hash) and (self._folder / blob_hash).is_file()
+
     def hold(self, blob_hash: str, held: Held) -> None:
         """The blob, here already or still to come, keeps its path while `held` is true."""
         self._cache.hold(blob_hash, held)

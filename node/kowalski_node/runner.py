@@ -264,7 +264,13 @@ class Runner:
             run_us=run_us,
             result_size_bytes=len(result),
             rebuilt=_told(rebuilt),
+            files=_blobs(outcome),
         )
+
+
+def _blobs(outcome: Outcome) -> tuple[bytes, ...]:
+    files = outcome.files if isinstance(outcome, Completed) else ()
+    return tuple(dict.fromkeys(bytes.fromhex(file.blob) for file in files))
 
 
 def _told(rebuilt: RebuiltHere | None) -> Rebuilt | None:

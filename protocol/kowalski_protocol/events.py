@@ -181,6 +181,8 @@ class TaskCompleted(Body, frozen=True):
     run_us: int
     is_blob: bool = False
     """Whether the result itself is a blob rather than an attachment of this event."""
+    files: tuple[bytes, ...] = ()
+    """The blobs of the files that it left; the result has their names."""
 
 
 class TaskFailed(Body, frozen=True):
@@ -209,7 +211,7 @@ class TaskDeclined(Body, frozen=True):
 
 
 class StepTaken(Body, frozen=True):
-    """The attempt took a child that an earlier attempt of its task had begun, and ran no new one."""
+    """The attempt took a child that an earlier attempt of its task had begun."""
 
     topic: ClassVar[str] = RESULT
     task: bytes

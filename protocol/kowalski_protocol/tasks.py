@@ -22,6 +22,7 @@ from .errors import Problem
 from .identity import author_of
 from .ids import HASH_SIZE_BYTES, TASK_ID_SIZE_BYTES, Author, TaskId
 from .limits import LIMITS, Limits
+from .task_files import check_files
 
 _ID_DOMAIN: Final = b"kowalski/task/1"
 _MEMO_DOMAIN: Final = b"kowalski/memo/1"
@@ -291,6 +292,7 @@ def _need(kind: str, payload: Mapping[str, Any], limits: Limits) -> str:
     language = _text(payload.get("language"), "payload.language", limits.label_length_max)
     if not isinstance(payload.get("code"), str):
         raise _bad("'payload.code' must be a text.")
+    check_files(payload)
     return LANGUAGE_ALIASES.get(language, language)
 
 

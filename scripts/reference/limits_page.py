@@ -15,6 +15,7 @@ from .markdown import cell, code, page, table
 from .source import Said, constants, fields
 
 CONSTANTS = (
+    ("Files of a task", "kowalski_protocol.task_files"),
     ("Code in the sandbox", "kowalski_executors.limits"),
     ("Work ahead on a device", "kowalski_node.core.attempts"),
     ("Telemetry kept in the ledger file", "kowalski_ledger.samples"),

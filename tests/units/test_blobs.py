@@ -76,7 +76,9 @@ async def test_what_was_fetched_is_pinned_once_it_is_stored(tmp_path: Path) -> N
         data = os.urandom(100)
         name = await fetched(blobs, data)
         assert blobs.path(name) == tmp_path / "cache" / name
+        assert not blobs.keeps(name)
         await store(data)
+        assert blobs.keeps(name)
         assert blobs.path(name) == tmp_path / name
         assert not files(tmp_path / "cache")
 

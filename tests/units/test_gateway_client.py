@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import shutil
 import socket
 import threading
 from collections import UserList
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -21,7 +23,14 @@ from kowalski_node.client import Client
 from kowalski_node.client.address import api_token, api_url
 from kowalski_node.client.answers import problem_of
 from kowalski_node.client.server_events import EVENT_SIZE_BYTES_MAX, EventReader
-from kowalski_node.views import ErrorView, EventView, OutputChunk, ResultView, TaskView
+from kowalski_node.views import (
+    ErrorView,
+    EventView,
+    FileView,
+    OutputChunk,
+    ResultView,
+    TaskView,
+)
 from kowalski_protocol.errors import Problem
 from tests.ports.api_world import Served, served
 from tests.ports.scripted_node import SELF
@@ -395,5 +404,45 @@ def test_a_wait_that_is_no_time_is_refused(tell: Callable[[Story], None]) -> Non
                 with pytest.raises(Problem) as caught:
                     await ask()
                 assert caught.value.code == "bad_request"
+
+    tell(story)
+
+
+def test_files_go_with_a_task_and_come_back(tell: Callable[[Story], None], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_bytes(b"a" * 600_000)
+    code = {"language": "python", "code": "1"}
+
+    async def story(client: Client, api: Served) -> None:
+        files = [(tmp_path / "data", "in")]
+        handle = await client.submit("code", code, files=files, outputs=["*.csv"])
+        payload = api.node._payloads[handle.id]
+        blob = hashlib.sha256(b"a" * 600_000).hexdigest()
+        assert payload["outputs"] == ["*.csv"]
+        assert payload["inputs"] == [{"path": "in/a.csv", "blob": blob, "size_bytes": 600_000}]
+        assert api.node.blobs == {blob: b"a" * 600_000}
+        sent = len(api.node.blob_pieces)
+        await client.submit("code", code, files=str(tmp_path / "data" / "*.csv"))
+        assert len(api.node.blob_pieces) == sent
+
+        left = FileView("deep/b.csv", blob, 600_000)
+        api.do(lambda: api.node.settle(handle.id, ResultView(True, files=[left])))
+        view = await handle.result()
+        folder = tmp_path / "back"
+        assert await client.save(view, folder) == [folder / "deep/b.csv"]
+        assert (folder / "deep/b.csv").read_bytes() == b"a" * 600_000
+        with pytest.raises(Problem, match="there already"):
+            await client.save(view, folder)
+        await client.save(view, folder, overwrite=True)
+
+        with pytest.raises(Problem, match="no file"):
+            await client.submit("code", code, files=["none"])
+        evil = FileView("../b.csv", blob, 600_000)
+        assert view.result is not None
+        hostile = msgspec.structs.replace(view, result=ResultView(True, files=[evil]))
+        with pytest.raises(Problem, match="can't be saved"):
+            await client.save(hostile, folder, overwrite=True)
+        assert not (tmp_path / "b.csv").exists()
+        shutil.rmtree(folder)
 
     tell(story)

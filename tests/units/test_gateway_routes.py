@@ -291,6 +291,21 @@ async def test_a_blob_goes_in_and_comes_out_in_pieces() -> None:
         assert "attachment" in answer.headers["content-disposition"]
 
 
+async def test_whether_a_blob_is_kept_is_asked_without_fetching_it() -> None:
+    node = ScriptedNode()
+    elsewhere = hashlib.sha256(b"elsewhere").hexdigest()
+    own = hashlib.sha256(b"own").hexdigest()
+    node.blobs = {elsewhere: b"elsewhere", own: b"own"}
+    node.keeps_blob = lambda blob_hash: blob_hash == own
+    async with serving(node) as port:
+        for method in ("HEAD", "GET"):
+            answer = await ask(port, method, f"/api/blobs/{own}?kept=true")
+            assert (answer.status, answer.headers["content-length"]) == (200, "3")
+            assert (await ask(port, method, f"/api/blobs/{elsewhere}?kept=true")).status == 404
+            assert (await ask(port, method, f"/api/blobs/{elsewhere}")).status == 200
+        assert (await ask(port, "GET", f"/api/blobs/{own}?kept=maybe")).status == 400
+
+
 @pytest.mark.parametrize("name", ["0" * 64, "abc", "..%2f..%2fetc%2fpasswd", "g" * 64])
 async def test_no_such_blob_is_a_404(name: str) -> None:
     async with serving(ScriptedNode()) as port:

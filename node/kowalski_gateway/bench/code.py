@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import trio
 
 from kowalski_executors.code_executor import CodeExecutor
 from kowalski_gateway.local_cluster import LocalNode
-from kowalski_node.executor import Attempt, Completed, Outcome
+from kowalski_node.executor import Attempt, Completed, Outcome, Recorded, StepEnd
 from kowalski_node.views import TaskView
 
 from .quantiles import median, rounded, spread
@@ -19,6 +19,9 @@ from .session import Session, Unmeasurable
 from .workload import check_values, settled
 
 SMALL_TASKS: Final = 1_000
+CELLS: Final = 1_000
+CELLS_WARM: Final = 20
+"""The first ones, which are not counted: the interpreter starts, and code is run for once."""
 LIMIT_S: Final = 1.0
 LIVES_S: Final = 5.0
 """How long a program may take to be seen at work before it is cancelled."""
@@ -60,6 +63,8 @@ async def measure(session: Session) -> None:
         executor = CodeExecutor(work_root=session.folder / "cold", warm=False)
         samples_ms = [await _once(executor, "1 + 1", 2) for _ in range(session.times(100, 30))]
         session.report("code_cold_p50", median(samples_ms), **spread(samples_ms))
+    if session.wants("code_session_p50"):
+        await _session(session)
     if session.wants("code_throughput"):
         await _throughput(session)
     if session.wants("code_limits"):
@@ -85,6 +90,30 @@ async def _warm(session: Session) -> None:
     lines = PROGRAM.count("\n")
     session.report("code_warm_p50", median(samples_ms), lines=lines, **spread(samples_ms))
     session.report("code_warm_sandbox_p50", median(inside_ms), **spread(inside_ms))
+
+
+async def _session(session: Session) -> None:
+    executor = CodeExecutor(work_root=session.folder / "sessions")
+    samples_ms: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(executor.serve)
+        cells = ["x = 0", *("x" if number % 2 else "x += 1" for number in range(CELLS))]
+        for number, code in enumerate(cells):
+            payload: dict[str, Any] = {"language": "python", "code": code}
+            after = str(number - 1) if number else ""
+            cell = Attempt(
+                "t", str(number), 1, "code", payload, {}, 30.0, "bench", number + 1, after
+            )
+            began_s = time.perf_counter()
+            outcome = await executor.run(cell, _NoOutput())
+            took_ms = (time.perf_counter() - began_s) * 1000.0
+            value = number // 2 if number and number % 2 == 0 else None
+            if not isinstance(outcome, Completed) or outcome.value != value:
+                raise Unmeasurable(f"a cell ended with {outcome}")
+            if number > CELLS_WARM:
+                samples_ms.append(took_ms)
+        nursery.cancel_scope.cancel()
+    session.report("code_session_p50", median(samples_ms), **spread(samples_ms))
 
 
 async def _throughput(session: Session) -> None:
@@ -160,6 +189,12 @@ class _NoOutput:
 
     async def store_blob(self, source: Path) -> str:
         raise Unmeasurable(f"no store for {source}")
+
+    async def recorded(self) -> Sequence[Recorded]:
+        return ()
+
+    async def step(self, name: str, task: Mapping[str, Any]) -> StepEnd:
+        raise Unmeasurable(f"no step {name} of {task}")
 
 
 async def _run(executor: CodeExecutor, code: str, timeout_s: float) -> Outcome:

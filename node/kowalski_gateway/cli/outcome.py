@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red"}
+
+
+def save_options(meaning: str) -> Callable[[Any], Any]:
+    """The options --save DIR and --overwrite, with what saving means here."""
+
+    def options(command: Any) -> Any:
+        overwrite = click.option(
+            "--overwrite", is_flag=True, help="Where --save writes, replace what is there."
+        )
+        folder = click.Path(file_okay=False, path_type=Path)
+        save = click.option("--save", type=folder, metavar="DIR", help=meaning)
+        return save(overwrite(command))
+
+    return options
 
 
 def end_of(view: dict[str, Any]) -> Text:
@@ -62,7 +77,8 @@ def _whole_lines(output: str, value: Any) -> str:
 
 def _elsewhere(result: dict[str, Any]) -> str | None:
     """The blob that the result is, where the answer holds nothing of what is in it."""
-    is_here = result.get("value") is not None or result.get("stdout") or result.get("stderr")
+    brought = (result.get(name) for name in ("stdout", "stderr", "files"))
+    is_here = result.get("value") is not None or any(brought)
     return None if is_here else result.get("blob")
 
 

@@ -14,7 +14,8 @@ import click
 from kowalski_protocol.errors import Problem
 
 from .cluster import resolve_device
-from .outcome import exit_code, show_result
+from .files import add_files, finish
+from .outcome import save_options, show_result
 from .screen import print_json, print_output, wants_json
 from .settings import command
 from .transport import NodeApi, node_api, part
@@ -51,6 +52,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
         "kowalski submit --tool echo --args '{\"value\": 1}' --wait",
         "kowalski submit count.sh --arg fox --stdin words.txt --wait",
         "kowalski submit train.py --require memory_mb=2048 --device laptop",
+        "kowalski submit plot.py --file data/ --output 'plots/*.png' --wait",
         "echo 'print(6 * 7)' | kowalski submit - --lang python --wait 30",
     ),
     details=(
@@ -69,6 +71,25 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
     "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable."
 )
 @click.option("--stdin", metavar="FILE", help="Its standard input, text.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="LOCAL[=PATH]",
+    help="A file, folder or pattern to lay into its work folder, as PATH; repeatable.",
+)
+@click.option(
+    "--output",
+    multiple=True,
+    metavar="PATTERN",
+    help="What to bring back of the files that it leaves; repeatable.",
+)
+@save_options("With --wait, write these below DIR [default: here].")
+@click.option(
+    "--session",
+    metavar="NAME",
+    help="Run it as the next cell of this session, in an interpreter that is kept.",
+)
 @click.option("--tool", metavar="NAME", help="The tool of a tool task.")
 @click.option("--args", metavar="JSON", help="The tool's arguments, a JSON object.")
 @click.option(
@@ -98,11 +119,14 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
 @click.option("--max-attempts", type=int, metavar="N", help="How often it may fail [default: 1].")
 @wait_option("Show its output and result, waiting at most so many seconds.")
 def submit(file: str | None, wait: Seconds, **options: Any) -> int:
+    saved_to = _folder(wait, options)
     api = node_api()
     spec = task_spec(file, options)
     if options["device"]:
         device = resolve_device(api.get("/api/cluster"), options["device"])
         spec["requires"] = {**spec.get("requires", {}), "device": device}
+    if options["files"]:
+        add_files(api, spec, options["files"])
     if wait is None:
         accepted = api.ask("POST", "/api/tasks", spec)
         if wants_json():
@@ -110,10 +134,27 @@ def submit(file: str | None, wait: Seconds, **options: Any) -> int:
         else:
             click.echo(accepted["id"])
         return 0
-    return _follow(api, spec, wait)
+    view, printed = _follow(api, spec, wait)
+    return finish(
+        api,
+        view,
+        show=lambda: show_result(api, view, printed=printed),
+        save=saved_to,
+        overwrite=options["overwrite"],
+    )
 
 
-def _follow(api: NodeApi, spec: dict[str, Any], wait_s: float) -> int:
+def _folder(wait: Seconds, options: dict[str, Any]) -> Path | None:
+    """Where the files that the task leaves are written to; None: nowhere."""
+    given: Path | None = options["save"]
+    if given is not None and wait is None:
+        raise click.UsageError("--save needs --wait; `kowalski result ID --save DIR` saves later.")
+    if given is not None and not options["output"]:
+        raise click.UsageError("--save needs an --output PATTERN that says what to bring back.")
+    return given or (Path() if options["output"] and wait is not None else None)
+
+
+def _follow(api: NodeApi, spec: dict[str, Any], wait_s: float) -> tuple[dict[str, Any], bool]:
     deadline = time.monotonic() + wait_s
     quick_s = min(wait_s, QUICK_S)
     view = api.ask("POST", "/api/tasks", {**spec, "wait_s": quick_s}, wait_s=quick_s)
@@ -127,11 +168,7 @@ def _follow(api: NodeApi, spec: dict[str, Any], wait_s: float) -> int:
                 view, printed = _print_live(api, view, deadline, watch)
                 if view["state"] != "settled":  # its output has ended; its owner still has its word
                     view = api.wait(view["id"], max(0.0, deadline - time.monotonic()))
-    if wants_json():
-        print_json(view)
-    else:
-        show_result(api, view, printed=printed)
-    return exit_code(view)
+    return view, printed
 
 
 def _print_live(
@@ -166,6 +203,7 @@ def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
         "idempotency_key": options["key"],
         "device_filter": options["device_filter"],
         "failover": options["failover"],
+        "session": options["session"],
     }
     spec |= {name: value for name, value in given.items() if value is not None}
     if options["max_attempts"] is not None:
@@ -178,10 +216,11 @@ def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    for_programs = ("arg", "env", "stdin", "lang")
+    for_programs = ("arg", "env", "stdin", "lang", "files", "output")
     if kind == "tool":
         for name in for_programs:
             if options[name]:
+                name = name.removesuffix("s")
                 raise click.UsageError(f"--{name} belongs to a program, and not to a tool.")
         if not options["tool"]:
             raise click.UsageError("A tool task needs --tool NAME.")
@@ -200,6 +239,8 @@ def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, 
         payload["args"] = [*options["arg"]]
     if options["env"]:
         payload["env"] = dict(pair(one, "--env") for one in options["env"])
+    if options["output"]:
+        payload["outputs"] = [*options["output"]]
     if options["stdin"] is not None:
         if file == options["stdin"] == "-":
             raise click.UsageError("The program and its input can't both come from stdin.")

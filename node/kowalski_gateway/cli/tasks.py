@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from .cluster import device_names
-from .outcome import end_of, exit_code, show_result
+from .files import finish
+from .outcome import end_of, save_options, show_result
 from .screen import Column, print_facts, print_json, print_table, styled, wants_json
 from .settings import command
 from .transport import NodeApi, node_api, part
@@ -23,30 +24,60 @@ PAGE_MAX = 1000
 
 @command(
     "tasks",
-    examples=("kowalski tasks", "kowalski tasks --state running", "kowalski tasks --limit 1000"),
+    examples=(
+        "kowalski tasks",
+        "kowalski tasks --state running",
+        "kowalski tasks --limit 1000",
+        "kowalski tasks --dead --resubmit",
+    ),
 )
 @click.option("--state", type=click.Choice(STATES), help="Only tasks in this state.")
 @click.option(
+    "--dead", is_flag=True, help="Only those that used up their attempts, or whose end is unknown."
+)
+@click.option("--resubmit", is_flag=True, help="With --dead: submit each of them once more.")
+@click.option(
     "--limit", type=click.IntRange(1, 100_000), default=20, help="How many [default: 20]."
 )
-def tasks(state: str | None, limit: int) -> None:
+def tasks(state: str | None, dead: bool, resubmit: bool, limit: int) -> None:
+    if resubmit and not dead:
+        raise click.UsageError("--resubmit goes with --dead.")
     api = node_api()
     views: list[dict[str, Any]] = []
     after = None
     while len(views) < limit:
         page_limit = min(limit - len(views), PAGE_MAX)
-        page = api.get("/api/tasks", state=state, limit=page_limit, after=after)
+        page = api.get("/api/tasks", state=state, dead=dead or None, limit=page_limit, after=after)
         views += page["tasks"]
         after = page["next"]
         if after is None:
             break
+    if resubmit:
+        _resubmit(api, views)
+        return
     if wants_json():
         print_json(views)
         return
     if not views:
-        click.echo("No tasks." if state is None else f"No tasks are {state}.")
+        kind = "dead" if dead else state
+        click.echo("No tasks." if kind is None else f"No tasks are {kind}.")
         return
     _print_tasks(api, views, more=after is not None)
+
+
+def _resubmit(api: NodeApi, views: list[dict[str, Any]]) -> None:
+    """Submits each once more, the oldest first, and says which new task stands for which."""
+    again = {
+        view["id"]: api.ask("POST", f"/api/tasks/{part(view['id'])}/resubmit")["id"]
+        for view in reversed(views)
+    }
+    if wants_json():
+        print_json(again)
+        return
+    for old, new in again.items():
+        click.echo(f"{old[:12]} is submitted again as {new}")
+    if not again:
+        click.echo("No tasks are dead.")
 
 
 def _print_tasks(api: NodeApi, views: list[dict[str, Any]], *, more: bool) -> None:
@@ -95,6 +126,7 @@ def _error_of(view: dict[str, Any]) -> str:
         "kowalski result 3f2a9c1d7e44",
         "kowalski result 3f2a9c1d7e44 --wait 60",
         "kowalski result 3f2a9c1d7e44 --out result.bin",
+        "kowalski result 3f2a9c1d7e44 --save plots",
     ),
     details=(
         "Prints what the task printed and its value; exits with 1 where it failed or has not"
@@ -108,18 +140,23 @@ def _error_of(view: dict[str, Any]) -> str:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write the value (or the blob it is) to a file.",
 )
-def result(task_id: str, wait: Seconds, out: Path | None) -> int:
+@save_options("Write the files that the task left below DIR.")
+def result(
+    task_id: str, wait: Seconds, out: Path | None, save: Path | None, overwrite: bool
+) -> int:
     api = node_api()
     if wait is None:
         view = api.get(f"/api/tasks/{part(task_id)}")
     else:
         with watching(task_id):
             view = api.wait(task_id, wait)
-    if wants_json():
-        print_json(view)
-    else:
-        show_result(api, view, out=out)
-    return exit_code(view)
+    return finish(
+        api,
+        view,
+        show=lambda: show_result(api, view, out=out),
+        save=save,
+        overwrite=overwrite,
+    )
 
 
 @command(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -101,6 +101,37 @@ class NodeApi:
             size_bytes += len(piece)
         return size_bytes
 
+    def has(self, path: str, **query: Any) -> bool:
+        """Whether the path is there, by its head alone."""
+        response = self._send("HEAD", path, None, query, PATIENCE_S)
+        response.read()
+        if response.status not in (200, 404):
+            raise problem_of(response.status, b"", self.url)
+        return response.status == 200
+
+    def upload(self, path: str, pieces: Iterable[bytes], size_bytes: int) -> Any:
+        """Sends bytes piece by piece, in constant memory; returns the JSON that the node answers.
+
+        What `pieces` raises ends it, and the node drops what it got."""
+        headers = {"content-type": "application/octet-stream", "content-length": str(size_bytes)}
+        try:
+            response = self._send("PUT", path, pieces, None, PATIENCE_S, headers)
+        except BaseException:  # guard: in the middle of a body no other request can follow
+            self.close()
+            raise
+        answer = self._read(response)
+        try:
+            return json.loads(answer)
+        except (ValueError, RecursionError):
+            raise bad_answer(self.url) from None
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The bytes that the path answers, piece by piece."""
+        response = self._send("GET", path, None, None, PATIENCE_S)
+        if response.status >= 400:
+            self._read(response)
+        yield from self._pieces(response)
+
     def stream(
         self, path: str, *, deadline: float | None = None, **query: Any
     ) -> Iterator[ServerEvent]:
@@ -142,21 +173,28 @@ class NodeApi:
         self,
         method: str,
         path: str,
-        content: bytes | None,
+        content: bytes | Iterable[bytes] | None,
         query: Mapping[str, Any] | None,
         patience_s: float,
+        more_headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         headers = {"accept": "application/json"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
         if content is not None:
             headers["content-type"] = "application/json"
+        headers |= more_headers or {}
         target = self._prefix + path + _query(query or {})
         try:
             if self._connection.sock is None:
                 self._connection.connect()
             self._patience(patience_s)
-            self._connection.request(method, target, content, headers)
+            try:
+                self._connection.request(method, target, content, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # A node that refuses a body says so before it has read all of it.
+                if not more_headers:
+                    raise
             return self._connection.getresponse()
         except (OSError, http.client.HTTPException, UnicodeError, ValueError):
             self.close()

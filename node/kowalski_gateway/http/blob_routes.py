@@ -7,8 +7,10 @@ disk or member slows the client down rather than filling memory.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 
 from kowalski_protocol.errors import Problem
@@ -39,10 +41,22 @@ async def _pieces(call: Call[NoQuery, None]) -> AsyncIterator[bytes]:
             return
 
 
-async def get_blob(call: Call[NoQuery, None]) -> Response:
+class BlobQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kept: Annotated[
+        bool,
+        Meta(
+            description="Answer with the blob only where this node keeps it for good, and fetch it"
+            " from nobody. HEAD with this asks whether it has to be sent."
+        ),
+    ] = False
+
+
+async def get_blob(call: Call[BlobQuery, None]) -> Response:
     blob_hash = call.path["hash"].lower()
     if len(blob_hash) != 2 * HASH_SIZE_BYTES or not _HEX.issuperset(blob_hash):
         raise Problem("not_found", "A blob's name is the 64 hex digits of its SHA-256.")
+    if call.query.kept and not call.node.keeps_blob(blob_hash):
+        raise Problem("not_found", "This node does not keep the blob.")
     size_bytes, pieces = await call.node.open_blob(blob_hash)
     headers = SAFETY_HEADERS | {
         "content-length": str(size_bytes),
@@ -73,6 +87,7 @@ BLOB_ROUTES: Final[tuple[Route[Any, Any], ...]] = (
         group=GROUP,
         summary="The bytes of a blob, fetched from members where they aren't here.",
         handler=get_blob,
+        query=BlobQuery,
         reply=bytes,
         reply_media=BYTES,
         errors=("not_found",),

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Se
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
 import msgspec
 from typing_extensions import Unpack
@@ -30,6 +30,7 @@ from kowalski_node.views import (
     WhyView,
 )
 from kowalski_protocol.errors import Problem
+from kowalski_protocol.task_files import check_files
 
 from .address import api_token, api_url
 from .answers import (
@@ -39,7 +40,10 @@ from .answers import (
     SettledTasks,
     decoded,
 )
-from .wire import PIECE_SIZE_BYTES, Wire, file_pieces, path_part
+from .wire import PIECE_SIZE_BYTES, Wire, file_pieces, path_part, threaded_pieces
+
+if TYPE_CHECKING:
+    from .local_files import FileSource, LocalFile
 
 RESULTS_MAX: Final = 1000
 """Tasks asked for in one request; the node takes no more."""
@@ -140,14 +144,19 @@ class Client:
         payload: Mapping[str, Any],
         *,
         min_replicas: int | None = None,
+        files: Iterable[FileSource] = (),
+        outputs: Sequence[str] = (),
         **options: Unpack[TaskOptions],
     ) -> TaskHandle:
         """The task is durable here and, where another member is live, on one more when this
         returns.
 
-        `min_replicas` waits for more. Raises `Problem` with the code of the reason where it is
-        refused.
+        `files` are laid into the work folder of a code task: each a file, a folder or a pattern of
+        this device, as "LOCAL", "LOCAL=PATH" or a pair of the two. `outputs` are patterns of what
+        is brought back (see `save`). `min_replicas` waits for more. Raises `Problem` with the code
+        of the reason where it is refused.
         """
+        payload = await self._with_files(payload, files, outputs)
         spec = _spec(kind, payload, options)
         if min_replicas is not None:
             spec["min_replicas"] = min_replicas
@@ -160,9 +169,13 @@ class Client:
         payload: Mapping[str, Any],
         *,
         wait_s: float | None = None,
+        files: Iterable[FileSource] = (),
+        outputs: Sequence[str] = (),
         **options: Unpack[TaskOptions],
     ) -> TaskView:
-        """Submits and waits in one request: the fastest way to one result."""
+        """Submits and waits in one request: the fastest way to one result. `files` and `outputs` as
+        for `submit`."""
+        payload = await self._with_files(payload, files, outputs)
         first_s = WAIT_SLICE_S if wait_s is None else min(wait_s, WAIT_SLICE_S)
         spec: dict[str, Any] = {**_spec(kind, payload, options), "wait_s": first_s}
         view = await self._wire.json("POST", "/api/tasks", TaskView, spec, wait_s=first_s)
@@ -264,6 +277,58 @@ class Client:
                 await anyio.Path(new.name).unlink(missing_ok=True)
         return size_bytes
 
+    async def save(
+        self, result: TaskView, folder: Path | str, *, overwrite: bool = False
+    ) -> list[Path]:
+        """Writes the files that a task left below a folder, and returns where they are.
+
+        Nothing is written through a link, and nothing that is there is replaced unless `overwrite`
+        says so; each file appears once it is whole and checked.
+        """
+        import anyio
+
+        from .saving import open_saving
+
+        files = [] if result.result is None else result.result.files
+        with open_saving(folder, files, overwrite=overwrite) as saving:
+            for file in files:
+                with saving.target(file) as target:
+                    async for piece in self._blob(file.blob):
+                        await anyio.to_thread.run_sync(target.write, piece)
+        return [Path(folder) / file.path for file in files]
+
+    async def _with_files(
+        self, payload: Mapping[str, Any], files: Iterable[FileSource], outputs: Sequence[str]
+    ) -> Mapping[str, Any]:
+        """The payload with the files, which the node keeps when this returns."""
+        sources = [files] if isinstance(files, str) else [*files]
+        if not sources and not outputs:
+            return payload
+        import anyio
+
+        from .local_files import find_files
+
+        whole = dict(payload)
+        if outputs:
+            whole["outputs"] = [outputs] if isinstance(outputs, str) else [*outputs]
+        if not sources:
+            return whole
+        found, _ = await anyio.to_thread.run_sync(find_files, sources)
+        whole["inputs"] = [_entry(file, "0" * 64) for file in found]
+        check_files(whole)  # before anything is read or sent
+        blobs = [await anyio.to_thread.run_sync(file.blob) for file in found]
+        for file, blob in zip(found, blobs, strict=True):
+            if not await self._wire.has(f"/api/blobs/{blob}", {"kept": True}):
+                answer = await self._wire.send(
+                    "PUT",
+                    "/api/blobs",
+                    content=threaded_pieces(file.pieces()),
+                    media="application/octet-stream",
+                )
+                file.check_sent(blob, decoded(answer, BlobStored, self._wire.url).hash)
+        whole["inputs"] = [_entry(file, blob) for file, blob in zip(found, blobs, strict=True)]
+        return whole
+
     async def _blob(self, blob_hash: str) -> AsyncIterator[bytes]:
         digest = hashlib.sha256()
         async with self._wire.answer(f"/api/blobs/{path_part(blob_hash)}", {}) as response:
@@ -312,6 +377,10 @@ class Client:
         """Changes the weights of one task kind; returns all."""
         body = {"kind": kind, "weights": dict(weights)}
         return await self._wire.json("PUT", "/api/weights", dict[str, dict[str, float]], body)
+
+
+def _entry(file: LocalFile, blob: str) -> dict[str, Any]:
+    return {"path": file.path, "blob": blob, "size_bytes": file.size_bytes}
 
 
 def _spec(kind: str, payload: Mapping[str, Any], options: TaskOptions) -> dict[str, Any]:

@@ -6,7 +6,7 @@ httpx speaks on trio and asyncio alike. Nothing of it shows: what goes wrong is 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -108,6 +108,18 @@ class Wire:
             raise problem_of(response.status_code, response.content, self.url)
         return response.content
 
+    async def has(self, path: str, query: Mapping[str, Any]) -> bool:
+        """Whether the path is there, by its head alone."""
+        import httpx
+
+        try:
+            response = await self._opened().head(path, params=_query(query))
+        except httpx.RequestError:
+            raise unreachable(self.url) from None
+        if response.status_code not in (200, 404):
+            raise problem_of(response.status_code, response.content, self.url)
+        return response.status_code == 200
+
     @asynccontextmanager
     async def answer(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
         """An answer whose body is read by the caller as it comes."""
@@ -183,6 +195,14 @@ def _query(query: Mapping[str, Any] | None) -> dict[str, str]:
         if value is not None:
             texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return texts
+
+
+async def threaded_pieces(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, each made in a worker thread, since it may wait for a disk."""
+    import anyio
+
+    while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
+        yield piece
 
 
 async def file_pieces(source: Path | str | bytes) -> AsyncIterator[bytes]:

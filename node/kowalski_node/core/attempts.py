@@ -172,7 +172,7 @@ class Attempts:
                 self._counts(kind)[attempt.device] -= 1
                 self._learn(kind, attempt)
             end = attempt.end
-            if end is not None and end.is_blob and end.kind == "completed":
+            if end is not None and end.blobs and end.kind == "completed":
                 if not settled:
                     self.kept.setdefault(attempt.device, {})[attempt.hash] = task.id
                 elif attempt.device in self.kept:

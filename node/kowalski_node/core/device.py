@@ -134,7 +134,8 @@ class Device:
         return run.task if run is not None else None
 
     @property
-    def _slots_taken(self) -> int:
+    def slots_taken(self) -> int:
+        """How many of the running attempts take a slot."""
         return sum(run.takes_slot for run in self.running.values())
 
     def start(self, now: Now, out: Outbox) -> None:
@@ -142,7 +143,7 @@ class Device:
         while self.waiting_without_slot and not self.stopping:
             self._begin(self.waiting_without_slot.popleft(), now, out)
         early: list[EventHash] = []
-        while self.waiting and self._slots_taken < self.slots and not self.stopping:
+        while self.waiting and self.slots_taken < self.slots and not self.stopping:
             hash = self.waiting.popleft()
             if not self._begin(hash, now, out):
                 early.append(hash)
@@ -210,6 +211,7 @@ class Device:
                 ended.started_ms,
                 ended.run_us,
                 ended.is_blob,
+                ended.files,
             )
         else:
             body = TaskFailed(

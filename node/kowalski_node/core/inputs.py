@@ -179,6 +179,7 @@ class AttemptEnded(msgspec.Struct, frozen=True):
     run_us: int
     result_size_bytes: int = 0
     rebuilt: Rebuilt | None = None
+    files: tuple[bytes, ...] = ()
 
 
 class BlobArrived(msgspec.Struct, frozen=True):

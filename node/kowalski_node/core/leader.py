@@ -307,7 +307,7 @@ class Leader:
         end = attempt.end
         return (
             end is not None
-            and end.is_blob
+            and bool(end.blobs)
             and attempt.device != task.owner
             and attempt.device not in self._peers.present
             and task.owner in self._peers.present

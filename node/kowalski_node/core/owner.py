@@ -3,8 +3,8 @@
 The owner is the one writer of a task's end, so "at most once" needs no agreement. It settles from
 what the ledger holds: a result (the earliest by time and hash, where a partition brought two),
 failures that used up the attempts, devices lost one after the other, or a cancellation. A result
-that is a blob is brought here before the task settles, so that what was settled can be read as long
-as the owner's disk lives.
+that is a blob, and the files that an attempt left, are brought here before the task settles, so
+that what was settled can be read as long as the owner's disk lives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Owner:
         self._limits = limits
         self._fetching: set[TaskId] = set()
         self._turns: dict[TaskId, int] = {}
-        """How often a result of each of these was asked for."""
+        """How often a blob of each of these could not be had."""
         self._have: set[bytes] = set()
         self._again_at_s: dict[TaskId, float] = {}
         """Tasks whose result could not be fetched, and when it is asked for again."""
@@ -54,13 +54,13 @@ class Owner:
         self._book.write(body, now, out)
         self._turns.pop(task.id, None)
         if attempt is not None and attempt.end is not None:
-            self._have.discard(attempt.end.result_hash)
+            self._have.difference_update(attempt.end.blobs)
 
     def _verdict(self, task: Task, out: Outbox) -> tuple[str, Attempt | None, str] | None:
         found = verdict(task, self._limits)
         if found is not None and found.completed:
             for attempt in found.completed:
-                if self._has_result(attempt):
+                if self._lacks(attempt) is None:
                     return "completed", attempt, ""
             self._fetch(task, found.completed, out)
             return None
@@ -68,27 +68,29 @@ class Owner:
             return "cancelled", None, "abandoned"
         return (found.outcome, found.attempt, found.code) if found is not None else None
 
-    def _has_result(self, attempt: Attempt) -> bool:
+    def _lacks(self, attempt: Attempt) -> bytes | None:
+        """A blob of what an attempt brought that is not here."""
         end = attempt.end
         assert end is not None, "it has completed"
-        here = attempt.device == self._book.author or end.result_hash in self._have
-        return here or not end.is_blob
+        if attempt.device == self._book.author:
+            return None
+        return next((blob for blob in end.blobs if blob not in self._have), None)
 
     def _fetch(self, task: Task, completed: list[Attempt], out: Outbox) -> None:
-        """Asks for one result at a time; the next time for that of another device, if there is."""
+        """Asks for one blob at a time; after a failure for that of another device, if there is."""
         if task.id in self._fetching:
             return
+        attempt = completed[self._turns.get(task.id, 0) % len(completed)]
+        blob = self._lacks(attempt)
+        assert blob is not None, "what is whole here settles its task"
         self._fetching.add(task.id)
-        turn = self._turns.get(task.id, 0)
-        self._turns[task.id] = turn + 1
-        attempt = completed[turn % len(completed)]
-        assert attempt.end is not None
-        out.at_once.append(FetchBlob(attempt.end.result_hash, task.id, attempt.device))
+        out.at_once.append(FetchBlob(blob, task.id, attempt.device))
 
     def blob_arrived(self, blob: bytes, task_id: TaskId, ok: bool, now: Now, out: Outbox) -> None:
         """A result came, or could not be had now: then it is asked for again in a while."""
         self._fetching.discard(task_id)
         if not ok:
+            self._turns[task_id] = self._turns.get(task_id, 0) + 1
             self._again_at_s[task_id] = now.mono_s + FETCH_AGAIN_S
             return
         self._have.add(blob)
