@@ -155,6 +155,10 @@ Effect = (
 )
 
 
+_MAY_LINGER = frozenset((Acknowledge, Settled))
+"""What tells others of their own events: no work waits for it."""
+
+
 class Outbox:
     """What one step (or several in a row) wants done."""
 
@@ -171,4 +175,4 @@ class Outbox:
         """Whether work stands still until the commit; else it may wait a moment for more events."""
         if self.has_own or not self.append:
             return True
-        return not all(isinstance(e, Acknowledge | Settled) for e in self.then)
+        return not _MAY_LINGER.issuperset(map(type, self.then))
