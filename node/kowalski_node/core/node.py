@@ -225,7 +225,8 @@ class Node:
                     out.then.append(Settled(task.id))
             if not state.touched:
                 self.leader.place(now, out)
-        self.device.start(now, out)
+        if self.device.waiting:
+            self.device.start(now, out)
 
     def _refresh_alive(self, now: Now, out: Outbox) -> None:
         came, went = self.peers.refresh(self.state.members, now.mono_s)
@@ -242,30 +243,30 @@ class Node:
         """Whether a tick finds anything to do, as one in four does; what is not asked for here may
         come as late as the next heartbeat.
         """
-        timers = self.config.timers
-        late_s = now.mono_s - self._last_tick_s - timers.tick_s
-        self._last_tick_s = now.mono_s
+        timers, now_s = self.config.timers, now.mono_s
+        late_s = now_s - self._last_tick_s - timers.tick_s
+        self._last_tick_s = now_s
         if late_s > 4 * timers.tick_s:
             # Not running, this node could hear nobody: that was not their silence.
-            self.peers.forgive(late_s * timers.starved_factor, now.mono_s)
+            self.peers.forgive(late_s * timers.starved_factor, now_s)
         if late_s > timers.suspect_s:
             # Others may have taken it for lost meanwhile.
             self.leader.listen(now, out)
         if not (
-            now.mono_s >= self._due_s
-            or now.mono_s >= self.heartbeats.due_s
-            or now.mono_s >= self.dialling.due_s
-            or now.mono_s >= self.leader.queue.due_s
-            or self.peers.may_have_changed(now.mono_s)
+            now_s >= self._due_s
+            or now_s >= self.heartbeats.due_s
+            or now_s >= self.dialling.due_s
+            or now_s >= self.leader.queue.due_s
+            or self.peers.may_have_changed(now_s)
             or self.sync.is_behind()
             or self.submissions.is_waiting
             or self.device.is_waiting
             or not self.leader.is_settled
-            or not self.open
+            or not self.requests.is_open
             or self.stopping
         ):
             return False
-        self._due_s = now.mono_s + timers.heartbeat_s
+        self._due_s = now_s + timers.heartbeat_s
         return True
 
     def _tick(self, _tick: Tick, now: Now, out: Outbox) -> None:

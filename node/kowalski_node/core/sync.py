@@ -299,6 +299,8 @@ class Sync:
         return bool(self._lags)
 
     def _pull_what_lags(self, now: Now, out: Outbox) -> None:
+        if not self._lags:
+            return
         in_flight = 0
         for feed, lag in list(self._lags.items()):
             end = self._book.ends.get(feed)
