@@ -47,7 +47,7 @@ def decode(data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
 def decode_exact(data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
     """As `decode`, and refuses any bytes but the canonical ones."""
     value = decode(data, decoder)
-    if _encoder.encode(value) != data:
+    if encode(value) != data:
         raise Malformed("not in canonical form")
     return value
 

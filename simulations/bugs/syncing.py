@@ -133,8 +133,8 @@ SYNCING: Final = (
         "The datagrams of a member that was restarted are taken for old ones.",
         Change(
             "core.peers:Peers.heard",
-            "if (heartbeat.boot, heartbeat.counter) <= (peer.boot, peer.counter):",
-            "if heartbeat.counter <= peer.counter:",
+            "if boot < peer.boot or (boot == peer.boot and counter <= peer.counter):",
+            "if counter <= peer.counter:",
         ),
         where=Options(seed=0, faults=("crash", "power_cut")),
     ),

@@ -325,7 +325,7 @@ def judge(world: World) -> None:
 @tooth("who is back is heard", "n0 does not hear n1")
 def _(world: World) -> None:
     world.agenda.now_s += 2 * liveness.AWARE_S
-    world.devices[0].core.peers._alive -= {world.devices[1].author}
+    world.devices[0].core.peers.alive -= {world.devices[1].author}
     Liveness(world)._check_aware()
 
 

@@ -85,7 +85,7 @@ def _(world: World) -> None:
     for attempt in task.attempts:
         attempt.end, attempt.lost, attempt.device = None, None, world.devices[1].author
     leader.core.state.open[task.id] = task
-    leader.core.peers._present -= {world.devices[1].author}
+    leader.core.peers.present -= {world.devices[1].author}
     conduct(world).look(leader)
 
 
@@ -156,7 +156,7 @@ def test_who_was_just_started_need_not_be_heard_yet() -> None:
     world.agenda.now_s += 100.0
     deaf, other = world.devices[:2]
     assert unaware(world.devices, conduct(world), 10.0) is None
-    deaf.core.peers._alive -= {other.author}
+    deaf.core.peers.alive -= {other.author}
     assert unaware(world.devices, conduct(world), 10.0) == (deaf, other)
     conduct(world).booted(other)
     assert unaware(world.devices, conduct(world), 10.0) is None

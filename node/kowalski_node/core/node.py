@@ -27,7 +27,7 @@ from kowalski_protocol.identity import verify
 from kowalski_protocol.ids import Author, EventHash
 from kowalski_protocol.limits import LIMITS, Limits, Timers
 from kowalski_protocol.telemetry import decode_datagram
-from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
+from kowalski_protocol.topics import FEED_TOPICS
 
 from .attempts import Attempts, has_end
 from .book import Book
@@ -366,13 +366,13 @@ class Node:
             return
         if not self.peers.heard(author, heartbeat, now.mono_s, now.wall_ms):
             return
-        self.sync.note(author, Feed(author, TASK), heartbeat.task_seq, now)
-        self.sync.note(author, Feed(author, RESULT), heartbeat.result_seq, now)
-        if author not in self.peers.alive:
+        self.sync.note_own(author, heartbeat.task_seq, heartbeat.result_seq, now)
+        is_alive = author in self.peers.alive
+        if not is_alive:
             peer = self.peers.peer(author)
             if peer.echoed_at_s is None or not self.peers.is_present(author, now.mono_s):
                 self.heartbeats.hasten(now)
-        if author not in self.peers.alive or heartbeat.stopping:
+        if not is_alive or heartbeat.stopping:
             self._refresh_alive(now, out)
 
     def _connected(self, connected: PeerConnected, now: Now, out: Outbox) -> None:

@@ -88,10 +88,12 @@ class Peers:
         self.scale = 1.0
         """How much rarer heartbeats are than the timers say, and longer the silence that suspects.
         """
-        self._alive: frozenset[Author] = frozenset({self_})
-        self._present: frozenset[Author] = frozenset({self_})
-        self.writers: frozenset[Author] = self._alive
-        """Those of them that can write, and so lead and run; this node answers for itself."""
+        self.alive: frozenset[Author] = frozenset({self_})
+        """Who was alive at the last refresh, this node included."""
+        self.present: frozenset[Author] = self.alive
+        """Those, and who was stopping and still there: what runs on these is not lost."""
+        self.writers: frozenset[Author] = self.alive
+        """Those alive that can write, and so lead and run; this node answers for itself."""
         self.alive_version = 0
         self._look_at_s = 0.0
         """When somebody who is present may cease to be, or did or came."""
@@ -129,19 +131,20 @@ class Peers:
 
     def heard(self, author: Author, heartbeat: Heartbeat, now_s: float, now_ms: int) -> bool:
         """Takes in a datagram; False where it is not the newest of its author."""
-        peer = self.peer(author)
-        if (heartbeat.boot, heartbeat.counter) <= (peer.boot, peer.counter):
+        peer = self.by_author.get(author) or self.peer(author)
+        boot, counter = heartbeat.boot, heartbeat.counter
+        if boot < peer.boot or (boot == peer.boot and counter <= peer.counter):
             return False
         before = peer.heartbeat
         if (
-            author not in self._present
+            author not in self.present
             or before is None
             or before.stopping != heartbeat.stopping
             or before.writes != heartbeat.writes
         ):
             self._look_at_s = now_s
-        peer.boot = heartbeat.boot
-        peer.counter = heartbeat.counter
+        peer.boot = boot
+        peer.counter = counter
         peer.heard_at_s = peer.came_at_s = now_s
         peer.forgiven = False
         peer.heartbeat = heartbeat
@@ -150,9 +153,9 @@ class Peers:
             peer.sample = heartbeat.sample
         if heartbeat.addresses:
             peer.addresses = heartbeat.addresses[:16]
-        for prefix, boot, counter, since_us in heartbeat.echoes:
-            if prefix == self._prefix and boot == self.boot:
-                self._echoed(peer, counter, since_us / 1e6, now_s)
+        for prefix, own_boot, own_counter, since_us in heartbeat.echoes:
+            if prefix == self._prefix and own_boot == self.boot:
+                self._echoed(peer, own_counter, since_us / 1e6, now_s)
         return True
 
     def _echoed(self, peer: Peer, counter: int, since_s: float, now_s: float) -> None:
@@ -160,7 +163,8 @@ class Peers:
         if not 0 <= back < len(self._sent):
             return
         sent_at_s = self._sent[-1 - back][1]
-        peer.echoed_at_s = max(sent_at_s, peer.echoed_at_s or sent_at_s)
+        if peer.echoed_at_s is None or sent_at_s > peer.echoed_at_s:
+            peer.echoed_at_s = sent_at_s
         sample_s = now_s - sent_at_s - since_s
         if 0 <= sample_s < 10.0:
             old = peer.round_trip_s
@@ -239,20 +243,15 @@ class Peers:
                 alive.add(author)
                 if heartbeat.writes:
                     writers.add(author)
-        before = self._alive
-        if present ^ self._present:
-            self._present = frozenset(present)
-        if not (alive ^ before or writers ^ self.writers):
+        before = self.alive
+        if present != self.present:
+            self.present = frozenset(present)
+        if alive == before and writers == self.writers:
             return set(), set()
-        self._alive = frozenset(alive)
+        self.alive = frozenset(alive)
         self.writers = frozenset(writers)
         self.alive_version += 1
         return alive - before, set(before - alive)
-
-    @property
-    def present(self) -> frozenset[Author]:
-        """Who was alive, and who was stopping and still there: what runs on these is not lost."""
-        return self._present
 
     @property
     def is_anybody_arriving(self) -> bool:
@@ -261,11 +260,6 @@ class Peers:
             peer.echoed_at_s is None and (peer.dialling or peer.connected)
             for peer in self.by_author.values()
         )
-
-    @property
-    def alive(self) -> frozenset[Author]:
-        """Who was alive at the last refresh, this node included."""
-        return self._alive
 
     def clock_offset_s(self) -> float:
         """How far this device's wall clock is ahead of the median of all members it hears."""

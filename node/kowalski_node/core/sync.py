@@ -25,7 +25,7 @@ from kowalski_protocol.feeds import (
 )
 from kowalski_protocol.ids import Author
 from kowalski_protocol.limits import Limits, Timers
-from kowalski_protocol.topics import FEED_TOPICS, TASK
+from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
 from .book import Book
 from .effects import Acknowledge, Charge, Outbox, Pull, SendHeads
@@ -67,6 +67,8 @@ class Sync:
         self._verify = verifier
         self._held: dict[Feed, dict[int, _Held]] = {}
         self._held_size_bytes = 0
+        self._feeds: dict[Author, tuple[Feed, Feed]] = {}
+        """The feeds of each member that was heard."""
         self._lags: dict[Feed, _Lag] = {}
         self._later: dict[Feed, _Lag] = {}
         """The same of authors that are no members, as far as is known; looked at when one is
@@ -231,6 +233,20 @@ class Sync:
             self._lags[feed] = self._later.pop(feed)
 
     # What others have.
+
+    def note_own(self, author: Author, task_seq: int, result_seq: int, now: Now) -> None:
+        """A member says how far its own feeds reach, as each of its heartbeats does."""
+        feeds = self._feeds.get(author)
+        if feeds is None:
+            feeds = self._feeds[author] = (Feed(author, TASK), Feed(author, RESULT))
+        ends, (tasks, results) = self._book.ends, feeds
+        # Nearly always it has no more than what is here.
+        end = ends.get(tasks)
+        if end is None or task_seq > end.seq:
+            self.note(author, tasks, task_seq, now)
+        end = ends.get(results)
+        if end is None or result_seq > end.seq:
+            self.note(author, results, result_seq, now)
 
     def note(self, peer: Author, feed: Feed, seq: int, now: Now) -> None:
         """A member is known to hold a feed up to `seq`."""
