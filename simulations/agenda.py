@@ -6,8 +6,8 @@ order. Time jumps from one to the next; nothing ever waits.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 
@@ -24,16 +24,17 @@ class Agenda:
     def at(self, time_s: float, what: Callable[..., object], *details: Any) -> None:
         """Lets `what(*details)` happen at a time, or now where that has passed."""
         self._count += 1
-        heapq.heappush(self._due, (max(time_s, self.now_s), self._count, what, details))
+        now_s = self.now_s
+        heappush(self._due, (time_s if time_s > now_s else now_s, self._count, what, details))
 
     def after(self, wait_s: float, what: Callable[..., object], *details: Any) -> None:
         """Lets something happen in so many seconds."""
         self._count += 1
-        heapq.heappush(self._due, (self.now_s + wait_s, self._count, what, details))
+        heappush(self._due, (self.now_s + wait_s, self._count, what, details))
 
     def run_until(self, time_s: float) -> None:
         """Lets everything happen that is due up to a time; it is that time afterwards."""
-        due, pop = self._due, heapq.heappop
+        due, pop = self._due, heappop
         while due and due[0][0] <= time_s:
             self.now_s, _, what, details = pop(due)
             self.done += 1

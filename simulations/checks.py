@@ -7,6 +7,7 @@ whose story tells how it came.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kowalski_ledger.state import Task
@@ -113,7 +114,7 @@ class Checks:
     def went_down(self, device: Device) -> None:
         """A device's process has ended."""
 
-    def stepped(self, device: Device, events: list[Event]) -> None:
+    def stepped(self, device: Device, events: Sequence[Event]) -> None:
         """A device has taken something in, and events with it."""
         self._steps += 1
         core, name = device.core, device.name

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 GOSSIP_LINGER_S = 0.1
 STOP_RUN_S = 0.02
+TICK = ins.Tick()
 
 
 class Device:
@@ -175,7 +176,7 @@ class Device:
         self.clock.resume()
         if self.is_frozen:
             self.is_frozen = False
-            self._backlog.appendleft((self._step, (ins.Tick(),)))
+            self._backlog.appendleft((self._step, (TICK,)))
             self._drain(self.life)
 
     def _capabilities(self) -> CapabilitiesAdvertised:
@@ -196,9 +197,10 @@ class Device:
     def _tick(self, life: int) -> None:
         if life != self.life:
             return
-        self.world.agenda.after(self.world.timers.tick_s, self._tick, life)
+        world = self.world
+        world.agenda.after(world.timers.tick_s, self._tick, life)
         if not self.is_frozen:
-            self.give(ins.Tick())
+            self.give(TICK)
 
     # What happens to it.
 
@@ -254,10 +256,11 @@ class Device:
         commits = self._commits
         assert commits is not None
         gathered = commits.gathered
-        known = len(gathered.append)
+        events = gathered.append
+        known = len(events)
         if not commits.step(input, self.clock.now()):
             return
-        self.world.checks.stepped(self, gathered.append[known:])
+        self.world.checks.stepped(self, events[known:] if len(events) > known else ())
         if gathered.at_once:
             for effect in commits.at_once():
                 self._carry_out(effect)
@@ -342,18 +345,19 @@ class Device:
         )
 
     def _to_all(self, input: ins.Input, size_bytes: int) -> None:
-        wire, stations = self.world.wire, self.world.wire.stations
-        for peer in list(wire.peers(self.author)):
-            wire.send(self.author, peer, size_bytes, stations[peer].give, input)
+        wire, author = self.world.wire, self.author
+        send, stations = wire.send, wire.stations
+        for peer in list(wire.peers(author)):
+            send(author, peer, size_bytes, stations[peer].give, input)
 
     def _gossip(self, life: int, input: ins.Input, size_bytes: int) -> None:
         if life == self.life and not self.is_frozen:
-            self.world.wire.publish(self.author, size_bytes, lambda s: self._overhear(s, input))
+            self.world.wire.publish(self.author, size_bytes, self._overhear, input)
 
     def _overhear(self, station: Any, input: ins.Input) -> None:
         # What came by lane comes by gossip as well; most worlds spare themselves the second one.
-        is_direct = self.world.wire.is_connected(self.author, station.author)
-        if self.world.gossip_repeats or not is_direct:
+        world = self.world
+        if world.gossip_repeats or not world.wire.is_connected(self.author, station.author):
             station.give(input)
 
     def _carry_out(self, effect: fx.Effect) -> None:
