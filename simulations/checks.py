@@ -117,7 +117,8 @@ class Checks:
     def stepped(self, device: Device, events: Sequence[Event]) -> None:
         """A device has taken something in, and events with it."""
         self._steps += 1
-        core, name = device.core, device.name
+        core, name = device.node, device.name
+        assert core is not None
         leader = core.state.leader
         if leader is not None and self._follows.get(name) != leader.hash:
             self._follows[name] = leader.hash
@@ -189,16 +190,17 @@ class Checks:
         """A device does something that its node wants done."""
         match effect:
             case fx.Acknowledge():
-                self._must_hold(device, effect.peer, effect.topic, effect.seq, effect)
+                self._must_hold(device, Feed(effect.peer, effect.topic), effect.seq, effect)
             case fx.SendHeads():
                 heads = device.store.heads_now
                 for feed, head in effect.heads.items():
                     if feed not in heads or heads[feed].seq < head.seq:
-                        self._must_hold(device, feed.author, feed.topic, head.seq, effect)
+                        self._must_hold(device, feed, head.seq, effect)
             case fx.SendHeartbeat():
                 said = effect.heartbeat
-                self._must_hold(device, device.author, TASK, said.task_seq, effect)
-                self._must_hold(device, device.author, RESULT, said.result_seq, effect)
+                tasks, results = device.feeds
+                self._must_hold(device, tasks, said.task_seq, effect)
+                self._must_hold(device, results, said.result_seq, effect)
                 self._check_leader_said(device, said.leader)
             case fx.Start():
                 self._started(device, effect)
@@ -243,19 +245,18 @@ class Checks:
         return author in self.forked or author in self._world.attackers
 
     def _must_hold(
-        self, device: Device, author: Author, topic: str, seq: int, effect: fx.Effect
+        self, device: Device, feed: Feed, seq: int, effect: fx.Effect
     ) -> None:
         if seq == 0:
             return
-        feed = Feed(author, topic)
         head = device.store.heads_now.get(feed)
         if head is None or head.seq < seq:
             has = head.seq if head else 0
-            name = self._world.name_of(author)
+            name = self._world.name_of(feed.author)
             what = type(effect).__name__
             self.fail(
                 "effects follow their append",
-                f"{device}'s {what} follows from {name}/{topic}/{seq}, its disk holds {has}",
+                f"{device}'s {what} follows from {name}/{feed.topic}/{seq}, its disk holds {has}",
                 feed=feed,
             )
 
@@ -275,8 +276,8 @@ class Checks:
         task = device.core.state.tasks[order.task]
         attempt = task.attempt(order.attempt)
         assert attempt is not None
-        self._must_hold(device, attempt.leader, TASK, attempt.placed_seq, order)
-        self._must_hold(device, order.submitter, TASK, order.submitted_seq, order)
+        self._must_hold(device, Feed(attempt.leader, TASK), attempt.placed_seq, order)
+        self._must_hold(device, Feed(order.submitter, TASK), order.submitted_seq, order)
         if attempt.device != device.author:
             self.fail("a run is where it was placed", f"{device} starts it", task=order.task)
         started = self.starts.setdefault(order.attempt, [])
@@ -300,7 +301,7 @@ class Checks:
         ids: list[tuple[TaskId, int]] = answer.value if answer.value is not True else []
         for id, replicas in ids:
             task = device.core.state.tasks[id]
-            self._must_hold(device, task.submitter, TASK, task.submitted_seq, answer)
+            self._must_hold(device, Feed(task.submitter, TASK), task.submitted_seq, answer)
             self.acknowledged.setdefault(id, Acknowledged(id, device.author, replicas, now_s))
         if ids:
             self._check_replicas(device, ids[-1][0], ids[-1][1])
@@ -324,13 +325,14 @@ class Checks:
         task = device.core.state.tasks[id]
         settled = task.settled
         assert settled is not None
-        self._must_hold(device, settled.author, TASK, settled.seq, fx.Settled(id))
+        shown = fx.Settled(id)
+        self._must_hold(device, Feed(settled.author, TASK), settled.seq, shown)
         if settled.attempt:
             attempt = task.attempt(settled.attempt)
             if attempt is None or attempt.end is None:
                 self.fail("an end has its result", f"{device} shows none", task=id)
             else:
-                self._must_hold(device, attempt.device, RESULT, attempt.end.seq, fx.Settled(id))
+                self._must_hold(device, Feed(attempt.device, RESULT), attempt.end.seq, shown)
         self._check_settlement(device, task)
 
     def _check_settlement(self, device: Device, task: Task) -> None:

@@ -24,7 +24,7 @@ from kowalski_protocol.events import Body, CapabilitiesAdvertised, ClusterFounde
 from kowalski_protocol.feeds import Feed
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.telemetry import encode_datagram
-from kowalski_protocol.topics import TASK
+from kowalski_protocol.topics import RESULT, TASK
 
 from .clock import START_MS, Clock
 from .disk import MemoryDisk, MemoryStore, done
@@ -48,6 +48,7 @@ class Device:
         self.name = name
         self.identity = world.notary.identity(f"{world.options.seed}/{name}")
         self.author: Author = self.identity.author
+        self.feeds = (Feed(self.author, TASK), Feed(self.author, RESULT))
         self.chance = world.options.stream(f"device/{name}")
         self.clock = Clock(world.agenda, self.chance)
         self.labels = labels or {}

@@ -130,5 +130,5 @@ def test_a_flood_of_forged_frames_leaves_nothing_behind() -> None:
             ins.FrameReceived(None, scene.forged(author=stranger.author, first_seq=1 + number)),
         )
     assert scene.node.sync._held == {}
-    assert scene.node.sync._held_size_bytes == 0
+    assert scene.node.sync.held_size_bytes == 0
     assert scene.node.sync._lags == scene.node.sync._later == {}

@@ -51,7 +51,7 @@ def test_no_author_has_more_frames_waiting_than_it_may() -> None:
         bench.receive(author, seq, seq)
     held = bench.node.sync._held[feed]
     assert len(held) == LIMITS.held_frames_per_author_max
-    assert bench.node.sync._held_size_bytes == sum(frame.size_bytes for frame in held.values())
+    assert bench.node.sync.held_size_bytes == sum(frame.size_bytes for frame in held.values())
 
 
 def test_all_authors_together_have_no_more_bytes_waiting_than_they_may() -> None:

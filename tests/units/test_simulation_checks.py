@@ -119,9 +119,9 @@ def _(world: World) -> None:
     device, sync = world.devices[0], world.devices[0].core.sync
     feed = Feed(device.author, TASK)
     held: Any = SimpleNamespace(header=SimpleNamespace(count=1), data=b"!")
-    sync._held, sync._held_size_bytes = {feed: {beyond(world): held}}, 1
+    sync._held, sync.held_size_bytes = {feed: {beyond(world): held}}, 1
     world.checks.stepped(device, [])
-    sync._held, sync._held_size_bytes = {}, 0
+    sync._held, sync.held_size_bytes = {}, 0
     world.checks.stepped(device, [])
 
 
@@ -273,7 +273,7 @@ def _(world: World) -> None:
 
 @tooth("queues have bounds", "held frames")
 def _(world: World) -> None:
-    world.devices[0].core.sync._held_size_bytes = LIMITS.held_size_bytes_max + 1
+    world.devices[0].core.sync.held_size_bytes = LIMITS.held_size_bytes_max + 1
     look(world)
 
 

@@ -66,7 +66,8 @@ class Sync:
         self._limits = limits
         self._verify = verifier
         self._held: dict[Feed, dict[int, _Held]] = {}
-        self._held_size_bytes = 0
+        self.held_size_bytes = 0
+        """What waits for gaps to be filled."""
         self._feeds: dict[Author, tuple[Feed, Feed]] = {}
         """The feeds of each member that was heard."""
         self._lags: dict[Feed, _Lag] = {}
@@ -78,11 +79,6 @@ class Sync:
         """Whose feed may come before any member is known: set while a newcomer has nothing yet."""
         self._next_compare_s = 0.0
         self._compare_turn = 0
-
-    @property
-    def held_size_bytes(self) -> int:
-        """What waits for gaps to be filled."""
-        return self._held_size_bytes
 
     # Frames.
 
@@ -197,16 +193,16 @@ class Sync:
                 return
         held = self._held.get(feed, {})
         full = len(held) >= self._limits.held_frames_per_author_max
-        if full or header.first_seq in held or self._held_size_bytes + len(data) > room:
+        if full or header.first_seq in held or self.held_size_bytes + len(data) > room:
             return
         if not check_signature(header, self._verify):
             raise Malformed("signature")
-        self._held_size_bytes += len(data)
+        self.held_size_bytes += len(data)
         self._held.setdefault(feed, {})[header.first_seq] = _Held(header, len(data), now.mono_s)
 
     def _take_out(self, feed: Feed, first_seq: int) -> _Held:
         frame = self._held[feed].pop(first_seq)
-        self._held_size_bytes -= frame.size_bytes
+        self.held_size_bytes -= frame.size_bytes
         return frame
 
     def _try_held(self, feed: Feed, now: Now, out: Outbox) -> None:
