@@ -67,6 +67,8 @@ def _release(state: State, task: Task, name: bytes) -> None:
     """The attempt or tenure of this name is known now: goes on with what waited for it, and with
     what waited for the tenures that this makes known. Empty is the tenure of the first owner.
     """
+    if not task.early:
+        return
     known = deque((name,))
     while known and task.early:
         name = known.popleft()

@@ -62,6 +62,8 @@ class Book:
         self.ends: dict[Feed, FeedEnd] = {}
         self.committed: dict[Feed, Head] = {}
         self._heads_hash: bytes | None = None
+        self._in_order: list[tuple[Feed, bytes]] = []
+        """The feeds of `committed` and their names as hashed; a feed that is there stays."""
         self.may_write = False
         """False while the node asks the others how far its own feeds reach, and while the disk is
         full.
@@ -159,8 +161,9 @@ class Book:
         """One hash of all committed heads: equal on nodes that hold the same events."""
         if self._heads_hash is None:
             digest = hashlib.sha256()
-            for feed in sorted(self.committed):
-                head = self.committed[feed]
-                digest.update(feed.author + feed.topic.encode() + head.hash)
+            if len(self._in_order) != len(self.committed):
+                self._in_order = [(f, f.author + f.topic.encode()) for f in sorted(self.committed)]
+            for feed, name in self._in_order:
+                digest.update(name + self.committed[feed].hash)
             self._heads_hash = digest.digest()[:16]
         return self._heads_hash

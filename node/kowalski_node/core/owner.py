@@ -98,6 +98,8 @@ class Owner:
 
     def tick(self, now: Now, out: Outbox) -> None:
         """Asks again for what could not be had."""
+        if not self._again_at_s:
+            return
         due = [id for id, again_at_s in self._again_at_s.items() if now.mono_s >= again_at_s]
         for id in due:
             del self._again_at_s[id]

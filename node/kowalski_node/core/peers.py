@@ -173,9 +173,16 @@ class Peers:
     def echoes(self, now_s: float) -> tuple[tuple[bytes, int, int, int], ...]:
         """Whom this node has heard of late, for its own datagram."""
         return tuple(
-            (author[:PREFIX_BYTES], peer.boot, peer.counter, int((now_s - peer.came_at_s) * 1e6))
-            for author, peer in self.by_author.items()
-            if peer.heard_at_s is not None and now_s - peer.came_at_s < 10.0
+            [
+                (
+                    author[:PREFIX_BYTES],
+                    peer.boot,
+                    peer.counter,
+                    int((now_s - peer.came_at_s) * 1e6),
+                )
+                for author, peer in self.by_author.items()
+                if peer.heard_at_s is not None and now_s - peer.came_at_s < 10.0
+            ]
         )
 
     def forgive(self, lost_s: float, now_s: float) -> None:

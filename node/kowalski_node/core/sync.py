@@ -342,6 +342,14 @@ class Sync:
             in_flight += 1
             out.at_once.append(Pull(peer, feed, end.seq))
 
+    def _drop_held(self, now: Now) -> None:
+        for feed, held in list(self._held.items()):
+            for first, frame in list(held.items()):
+                if now.mono_s - frame.since_s > self._limits.held_s:
+                    self._take_out(feed, first)
+            if not held:
+                del self._held[feed]
+
     def _choose(self, lag: _Lag) -> Author | None:
         """Who is asked: of those connected that have most of it, the nearest."""
         best: tuple[int, float] | None = None
@@ -359,12 +367,8 @@ class Sync:
         """Drops what was held too long, asks for what lags, and compares heads with one member at a
         time.
         """
-        for feed, held in list(self._held.items()):
-            for first, frame in list(held.items()):
-                if now.mono_s - frame.since_s > self._limits.held_s:
-                    self._take_out(feed, first)
-            if not held:
-                del self._held[feed]
+        if self._held:
+            self._drop_held(now)
         self._pull_what_lags(now, out)
         if now.mono_s < self._next_compare_s:
             return
