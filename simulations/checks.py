@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kowalski_ledger.state import Task
+from kowalski_ledger.state import Claim, Task
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.commits import Commit
@@ -84,7 +84,7 @@ class Checks:
         self.written_s: dict[EventHash, float] = {}
         """When an event was first on a disk."""
         self._hashes: dict[tuple[ClusterId, Author, str, int], EventHash] = {}
-        self._follows: dict[str, EventHash] = {}
+        self._follows: dict[str, Claim] = {}
         self._followed: dict[str, list[EventHash]] = {}
         """The claims that a device followed, one after the other."""
         self._learned: dict[tuple[str, EventHash], int] = {}
@@ -120,9 +120,11 @@ class Checks:
         core, name = device.node, device.name
         assert core is not None
         leader = core.state.leader
-        if leader is not None and self._follows.get(name) != leader.hash:
-            self._follows[name] = leader.hash
-            self._followed.setdefault(name, []).append(leader.hash)
+        if leader is not None and self._follows.get(name) is not leader:
+            self._follows[name] = leader
+            followed = self._followed.setdefault(name, [])
+            if not followed or followed[-1] != leader.hash:
+                followed.append(leader.hash)
         for event in events:
             if event.kind == "TaskPlaced":
                 self._learned[name, event.hash] = len(self._followed.get(name, ())) - 1
@@ -130,7 +132,7 @@ class Checks:
                 self._check_child(device, event)
             if event.author == device.author and event.hash not in self.written_s:
                 self.conduct.wrote(device, event)
-        if core.sync.held_size_bytes or name in self._held:
+        if core.sync.held_size_bytes or (self._held and name in self._held):
             self._check_held(device)
         if self._steps % LOOK_EVERY == 0:
             self._check_queues(device)
@@ -380,16 +382,16 @@ class Checks:
 
     def _check_queues(self, device: Device) -> None:
         node = device.core
-        sizes = {
-            "held frames": (node.sync.held_size_bytes, LIMITS.held_size_bytes_max),
-            "waiting attempts": (
+        for name, size, bound in (
+            ("held frames", node.sync.held_size_bytes, LIMITS.held_size_bytes_max),
+            (
+                "waiting attempts",
                 len(node.device.waiting),
                 2 * LIMITS.prefetch_max + node.device.slots,
             ),
-            "running attempts": (node.device.slots_taken, device.slots),
-            "attempts that wait": (len(node.device.running) - node.device.slots_taken, WAITING_MAX),
-        }
-        for name, (size, bound) in sizes.items():
+            ("running attempts", node.device.slots_taken, device.slots),
+            ("attempts that wait", len(node.device.running), device.slots + WAITING_MAX),
+        ):
             if size > bound:
                 self.fail("queues have bounds", f"{device} has {size:,} {name} of {bound:,}")
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = MIN_REPLICAS_WAIT_S + 5.0
 """Whoever asks waits no longer."""
+JUDGED = ("LeaderClaimed", "AttemptLost")
+"""The kinds of events that a node may write only where it must."""
 OWN_HEAD_WAIT_S = 0.9
 """So long at least a node that starts asks others how far its feeds reach; see `core.node`."""
 
@@ -73,6 +75,8 @@ class Conduct:
         core = device.core
         if core.disk_full:
             self._fail("nothing is written on a full disk", f"{device} writes {event!r}")
+        if event.kind not in JUDGED:
+            return
         body = decode_body(event.kind, event.body)
         if isinstance(body, LeaderClaimed):
             self._claimed(device, body)

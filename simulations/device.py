@@ -257,15 +257,17 @@ class Device:
         commits = self._commits
         assert commits is not None
         gathered = commits.gathered
-        events = gathered.append
-        known = len(events)
+        events, then = gathered.append, gathered.then
+        known, known_then = len(events), len(then)
         if not commits.step(input, self.clock.now()):
             return
-        self.world.checks.stepped(self, events[known:] if len(events) > known else ())
+        grew = len(events) > known
+        self.world.checks.stepped(self, events[known:] if grew else ())
         if gathered.at_once:
             for effect in commits.at_once():
                 self._carry_out(effect)
-        if gathered.append or gathered.then:
+        if grew or len(then) > known_then:
+            # What was gathered before waits for its commit already.
             self._want_commit()
 
     def _want_commit(self) -> None:
@@ -393,8 +395,9 @@ class Device:
 
     def _to(self, peer: Author, input: ins.Input, size_bytes: int = 100) -> None:
         wire = self.world.wire
-        if wire.is_connected(self.author, peer):
-            wire.send(self.author, peer, size_bytes, wire.stations[peer].give, input)
+        station = wire.stations.get(peer)
+        if station is not None:
+            wire.send(self.author, peer, size_bytes, station.give, input)
 
     def _heartbeat(self, effect: fx.SendHeartbeat) -> None:
         data = encode_datagram(self.cluster, self.author, self.identity.sign, effect.heartbeat)
