@@ -85,11 +85,11 @@ def decode_datagram(
     if len(data) > limits.datagram_size_bytes_max:
         raise Malformed("datagram too large")
     datagram = decode_exact(data, _datagram_decoder)
-    if datagram.cluster != cluster or len(datagram.author) != 32:
+    author, content = Author(datagram.author), datagram.content
+    if datagram.cluster != cluster or len(author) != 32:
         raise Malformed("datagram of another cluster")
-    author = Author(datagram.author)
     if author != trusted_author:
-        message = _DOMAIN + cluster + datagram.content
+        message = _DOMAIN + cluster + content
         if not verifier(author, datagram.signature, message):
             raise Malformed("datagram signature")
-    return author, decode(datagram.content, _heartbeat_decoder)
+    return author, decode(content, _heartbeat_decoder)

@@ -27,7 +27,7 @@ from kowalski_protocol.ids import Author
 from kowalski_protocol.limits import Limits, Timers
 from kowalski_protocol.topics import FEED_TOPICS, RESULT, TASK
 
-from .book import Book
+from .book import Book, FeedEnd
 from .effects import Acknowledge, Charge, Outbox, Pull, SendHeads
 from .inputs import Now
 from .peers import Peers
@@ -68,8 +68,8 @@ class Sync:
         self._held: dict[Feed, dict[int, _Held]] = {}
         self.held_size_bytes = 0
         """What waits for gaps to be filled."""
-        self._feeds: dict[Author, tuple[Feed, Feed]] = {}
-        """The feeds of each member that was heard."""
+        self._ends: dict[Author, tuple[FeedEnd, FeedEnd]] = {}
+        """The two feeds of each member that was heard."""
         self._lags: dict[Feed, _Lag] = {}
         self._later: dict[Feed, _Lag] = {}
         """The same of authors that are no members, as far as is known; looked at when one is
@@ -232,17 +232,16 @@ class Sync:
 
     def note_own(self, author: Author, task_seq: int, result_seq: int, now: Now) -> None:
         """A member says how far its own feeds reach, as each of its heartbeats does."""
-        feeds = self._feeds.get(author)
-        if feeds is None:
-            feeds = self._feeds[author] = (Feed(author, TASK), Feed(author, RESULT))
-        ends, (tasks, results) = self._book.ends, feeds
+        ends = self._ends.get(author)
+        if ends is None:
+            end = self._book.end
+            ends = self._ends[author] = (end(Feed(author, TASK)), end(Feed(author, RESULT)))
+        tasks, results = ends
         # Nearly always it has no more than what is here.
-        end = ends.get(tasks)
-        if end is None or task_seq > end.seq:
-            self.note(author, tasks, task_seq, now)
-        end = ends.get(results)
-        if end is None or result_seq > end.seq:
-            self.note(author, results, result_seq, now)
+        if task_seq > tasks.seq:
+            self.note(author, Feed(author, TASK), task_seq, now)
+        if result_seq > results.seq:
+            self.note(author, Feed(author, RESULT), result_seq, now)
 
     def note(self, peer: Author, feed: Feed, seq: int, now: Now) -> None:
         """A member is known to hold a feed up to `seq`."""
