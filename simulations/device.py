@@ -200,8 +200,10 @@ class Device:
             return
         world = self.world
         world.agenda.after(world.timers.tick_s, self._tick, life)
-        if not self.is_frozen:
-            self.give(TICK)
+        if not (self.is_frozen or self._backlog or self.step_s):
+            self._step(TICK)
+        elif not self.is_frozen:
+            self.do(self._step, TICK)
 
     # What happens to it.
 

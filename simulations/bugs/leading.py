@@ -16,7 +16,7 @@ LEADING: Final = (
             "if leader is not None and leader.author in alive and may_lead(state, leader.author):",
             "if leader is not None and leader.author == self_:",
         ),
-        Change("core.leader:Leader._is_followed", "leader is not None\n", "False\n"),
+        Change("core.leader:Leader.is_settled", "leader is not None\n", "False\n"),
         where=Options(seed=0, faults=("crash", "graceful_stop")),
     ),
     Bug(

@@ -85,11 +85,6 @@ class Leader:
         leader = self._book.state.leader
         return leader is not None and leader.author == self._book.author
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether all know who leads, and it is at work: nothing waits for time to pass."""
-        return self._is_followed(self._book.state)
-
     # Who leads.
 
     def elect(self, now: Now, out: Outbox) -> None:
@@ -97,7 +92,7 @@ class Leader:
         state = self._book.state
         if len(state.claims_waiting) != self._claims_missing:
             self._seek_claim(out)
-        if self._is_followed(state):
+        if self.is_settled(state):
             return  # As after nearly every step.
         self._notice(state.leader, now, out)
         if (
@@ -120,8 +115,10 @@ class Leader:
         versions = (state.leader, state.members_version, state.adverts_version)
         self._followed = versions if leads else None
 
-    def _is_followed(self, state: State) -> bool:
-        """Whether all is as it was when the leader was last looked at, and it lives."""
+    def is_settled(self, state: State) -> bool:
+        """Whether all is as it was when the leader was last looked at, it lives, and nothing waits
+        for time to pass.
+        """
         leader = state.leader
         return (
             leader is not None

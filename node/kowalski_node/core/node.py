@@ -261,7 +261,7 @@ class Node:
             or self.sync.is_behind()
             or self.submissions.is_waiting
             or self.device.is_waiting
-            or not self.leader.is_settled
+            or not self.leader.is_settled(self.state)
             or not self.requests.is_open
             or self.stopping
         ):

@@ -51,6 +51,8 @@ class Queue:
         self._waiting: dict[Author, int] = {}
         """How many tasks of each submitter wait for a place."""
         self._order = 0
+        self.due_s = math.inf
+        """When the next of those that wait for a time may be due."""
         self._delayed: list[tuple[float, int, TaskId]] = []
         self._delays: dict[TaskId, float] = {}
 
@@ -88,15 +90,12 @@ class Queue:
         self._order += 1
         self._delays[task] = until_s
         heapq.heappush(self._delayed, (until_s, self._order, task))
+        self.due_s = min(self.due_s, until_s)
 
     def is_delayed(self, task: TaskId) -> bool:
         """Whether a task waits for a time, and not for a place."""
         return task in self._delays
 
-    @property
-    def due_s(self) -> float:
-        """When the next of those that wait for a time may be due."""
-        return self._delayed[0][0] if self._delayed else math.inf
 
     def due(self, now_s: float) -> Iterator[TaskId]:
         """Takes out the tasks whose time has come."""
@@ -105,6 +104,7 @@ class Queue:
             if self._delays.get(task) == until_s:
                 del self._delays[task]
                 yield task
+        self.due_s = self._delayed[0][0] if self._delayed else math.inf
 
     def remove(self, task: TaskId) -> None:
         """The task waits no longer."""
@@ -121,6 +121,7 @@ class Queue:
         self._waiting.clear()
         self._delayed.clear()
         self._delays.clear()
+        self.due_s = math.inf
 
     def bucket_of(self, task: TaskId) -> BucketKey | None:
         """Where a task waits."""
