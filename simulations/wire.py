@@ -297,7 +297,8 @@ class Wire:
         weather, chance, blocked = self.weather, self._chance, self._blocked
         reached: dict[Author, float] = {author: 0.0}
         waiting = deque((author,))
-        while waiting:
+        connected = sum(map(bool, self._peers.values()))
+        while waiting and len(reached) < connected:
             relay = waiting.popleft()
             for peer in self._peers[relay]:
                 if peer in reached or (blocked and (relay, peer) in blocked):

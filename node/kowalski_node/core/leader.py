@@ -122,6 +122,7 @@ class Leader:
         leader = state.leader
         return (
             leader is not None
+            and len(state.claims_waiting) == self._claims_missing
             and self._followed == (leader, state.members_version, state.adverts_version)
             and leader.author in self._peers.writers
             and (self.is_ready or self._ready_s is None)

@@ -205,7 +205,8 @@ class Node:
             self.heartbeats.members(len(state.members))
             self.sync.members_changed(now, out)
             self._refresh_alive(now, out)
-        self.leader.elect(now, out)
+        if not self.leader.is_settled(state):
+            self.leader.elect(now, out)
         while state.touched:
             touched = list(state.touched.values())
             state.touched.clear()
