@@ -17,6 +17,7 @@ from kowalski_protocol.events import (
     TaskCompleted,
     TaskDeclined,
     TaskPlaced,
+    TaskStarted,
     TaskSubmitted,
 )
 from kowalski_protocol.feeds import Event
@@ -431,6 +432,23 @@ def test_a_leader_that_can_not_write_gives_nothing_up_and_does_so_when_it_can() 
     bench.give(ins.Committed({}))
     bench.tick(0.05)
     assert bench.kinds().count("AttemptLost") == len(placed)
+
+
+def test_word_of_what_ran_on_a_lost_device_gives_nothing_up_before_the_leader_can_write() -> None:
+    gone = Gone()
+    (attempt,) = gone.task.attempts
+    gone.give(ins.CommitFailed("disk_full"))
+    gone.tick(gone.timers.disconnect_grace_s + 0.01)
+    assert gone.first.author not in gone.node.peers.present
+    # By gossip: it had begun before it was gone.
+    started = gone.first.write(TaskStarted(gone.task.id, attempt.hash, 1))
+    gone.give(ins.FrameReceived(None, sign(gone.first, [started])))
+    assert attempt.started_hash == started.hash
+    assert (attempt.lost, len(gone.task.attempts)) == (None, 1)
+    gone.give(ins.Committed({}))
+    assert attempt.lost is not None
+    (second,) = [other for other in gone.others if other is not gone.first]
+    assert gone.placed_on() == [gone.first, second]
 
 
 def test_a_leader_that_stops_places_nothing_more() -> None:

@@ -71,7 +71,7 @@ class Requests:
                 self._cancel(request, now, out)
             case Admit():
                 self._admit(request, now, out)
-            case SetWeights():
+            case _:
                 self._set_weights(request, now, out)
 
     def _cancel(self, cancel: Cancel, now: Now, out: Outbox) -> None:
