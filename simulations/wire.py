@@ -248,7 +248,11 @@ class Wire:
                 lane.stalled.clear()
             lane.stalled.append((deliver, details))
             return True
-        self._pass_on(connection, lane, deliver, details)
+        # As `_pass_on`, written out: half of all that happens in a world comes by here.
+        at_s = self._agenda.now_s + self._delay()
+        if at_s > lane.free_at_s:
+            lane.free_at_s = at_s
+        self._agenda.at(lane.free_at_s, self._arrive, connection, deliver, details)
         return True
 
     def _pass_on(
@@ -258,12 +262,8 @@ class Wire:
         deliver: Callable[..., object],
         details: tuple[Any, ...],
     ) -> None:
-        weather, agenda = self.weather, self._agenda
-        # Written out: half of all that happens in a world comes by here.
-        at_s = agenda.now_s + (weather.latency_s + weather.jitter_s * self._chance.random())
-        if at_s > lane.free_at_s:
-            lane.free_at_s = at_s
-        agenda.at(lane.free_at_s, self._arrive, connection, deliver, details)
+        lane.free_at_s = max(self._agenda.now_s + self._delay(), lane.free_at_s)
+        self._agenda.at(lane.free_at_s, self._arrive, connection, deliver, details)
 
     def _arrive(
         self, connection: Connection, deliver: Callable[..., object], details: tuple[Any, ...]
