@@ -88,13 +88,18 @@ class Book:
 
     def load(self, events: Sequence[Event]) -> None:
         """Takes in events that the ledger file holds; only at start."""
+        ends: dict[tuple[Author, str], FeedEnd] = {}
         for event in events:
             fold(self.state, event)
-            feed = Feed(event.author, event.topic)
-            self.end(feed).advance(event)
-            self.committed[feed] = Head(event.seq, event.hash)
+            place = (event.author, event.topic)
+            end = ends.get(place)
+            if end is None:
+                end = ends[place] = self.end(Feed(*place))
+            end.advance(event)
             if event.author == self.author:
                 self.clock.last = max(self.clock.last, event.hlc)
+        for place, end in ends.items():
+            self.committed[Feed(*place)] = Head(end.seq, end.hash)
 
     def take(self, event: Event, out: Outbox) -> None:
         """Counts in a received event whose place in its feed has been checked."""
