@@ -136,12 +136,14 @@ class MemoryStore:
         return self.position
 
     def _write(self, events: Sequence[Event]) -> None:
-        last: dict[Feed, Event] = {}
+        last: dict[tuple[Author, str], Event] = {}
         for event in events:
-            feed = Feed(event.author, event.topic)
-            before = last.get(feed) or self._heads.get(feed)
+            place = (event.author, event.topic)
+            before = last.get(place)
+            if before is None and (run := self._feeds.get(place)):
+                before = run[-1]
             assert event.seq == (before.seq if before else 0) + 1, f"{event!r} does not follow"
-            last[feed] = event
+            last[place] = event
         for event in last.values():
             assert event.signature is not None, f"{event!r} ends no frame"
         self._check_disk()
