@@ -246,9 +246,7 @@ class Checks:
     def _may_fork(self, author: Author) -> bool:
         return author in self.forked or author in self._world.attackers
 
-    def _must_hold(
-        self, device: Device, feed: Feed, seq: int, effect: fx.Effect
-    ) -> None:
+    def _must_hold(self, device: Device, feed: Feed, seq: int, effect: fx.Effect) -> None:
         if seq == 0:
             return
         head = device.store.heads_now.get(feed)

@@ -318,9 +318,7 @@ class Wire:
                     again_s = delay_s + self._delay()
                     self._agenda.after(again_s, self._hear, peer, deliver, details)
 
-    def _hear(
-        self, peer: Author, deliver: Callable[..., object], details: tuple[Any, ...]
-    ) -> None:
+    def _hear(self, peer: Author, deliver: Callable[..., object], details: tuple[Any, ...]) -> None:
         station = self.stations[peer]
         if station.is_up:
             deliver(station, *details)

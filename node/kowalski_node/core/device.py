@@ -231,10 +231,8 @@ class Device:
         """Whether anything is to be told as time passes."""
         if self._unwritten:
             return True
-        for run in self.running.values():  # A loop: every tick asks, and nearly always in vain.
-            if not run.announced:
-                return True
-        return False
+        # Every tick asks, and nearly always there is none.
+        return bool(self.running) and not all(run.announced for run in self.running.values())
 
     def tick(self, now: Now, out: Outbox) -> None:
         """Tells of runs that last."""
