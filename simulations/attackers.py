@@ -216,7 +216,7 @@ class Attacker:
                 self._to(device, ins.FrameReceived(self.author, frame))
         if self.chance.random() < 0.2:
             heard = ins.FrameReceived(None, frame)
-            self.world.wire.publish(self.author, len(frame), lambda station: _give(station, heard))
+            self.world.wire.publish(self.author, len(frame), _give, heard)
 
     def _to(self, device: Device, input: ins.Input) -> None:
         self.world.wire.send(self.author, device.author, 100, self._give, device, input)

@@ -251,9 +251,9 @@ class Peers:
                 if heartbeat.writes:
                     writers.add(author)
         before = self.alive
-        if present != self.present:
+        if present ^ self.present:
             self.present = frozenset(present)
-        if alive == before and writers == self.writers:
+        if not (alive ^ before or writers ^ self.writers):
             return set(), set()
         self.alive = frozenset(alive)
         self.writers = frozenset(writers)
