@@ -34,12 +34,13 @@ from .graph_references import (
     walk_references,
 )
 from .limits import LIMITS
-from .task_files import path_flaw, read_files, shown_path
+from .task_files import path_flaw, shown_path
 
 GRAPH_TASKS_MAX: Final = 1_000
 """Tasks of a graph: they share the room of one payload, and all may be under way at once."""
 GRAPH_NESTING_MAX: Final = 3
-"""Graphs inside of each other: each holds a place on a device while those inside run."""
+"""Graphs inside of each other: each is one more attempt that waits, and that must be made again
+where its device is lost."""
 NAME_LENGTH_MAX: Final = 64
 """Characters of a task's name in its graph."""
 ON_FAILURE: Final = ("stop", "continue", "compensate")
@@ -355,8 +356,6 @@ def _check_as_submitted(task: Mapping[str, Any], payload: Mapping[str, Any], vis
         parse_task({**task, "kind": "tool", "payload": _STAND_IN})
         return
     parse_task({**task, "payload": walked})
-    if kind == "code":
-        read_files(walked)
 
 
 def _check_code(payload: Mapping[str, Any]) -> None:

@@ -298,7 +298,7 @@ async def test_a_program_outlives_ten_seconds_of_nothing_else_happening(tmp_path
 
 async def test_an_executor_probes_by_itself_when_nobody_did(tmp_path: Path) -> None:
     executors = make_executors(unsandboxed=True, work_root=tmp_path / "new" / "folder")
-    assert [executor.name for executor in executors] == ["tool", "code"]
+    assert [executor.name for executor in executors] == ["tool", "code", "graph"]
     assert (await completion(executors[1], "6 * 7")).value == 42
 
 

@@ -79,6 +79,34 @@ def test_a_graph_is_read_in_the_order_of_dependence_and_else_of_writing() -> Non
     assert read.tasks[1].task == echo(priority=3, labels={"a": "b"})
 
 
+def test_a_graph_inside_may_refer_to_all_that_stand_around_it() -> None:
+    deepest = inner({"c": echo([of("top"), of("b"), of("d")]), "d": echo(of("top"))})
+    read = read_graph(
+        graph({"a": inner({"deep": deepest, "b": echo()}), "top": echo(), "b": echo(of("a"))})
+    )
+    assert [(task.name, task.refers) for task in read.tasks] == [
+        ("top", ()),
+        ("a", ("top",)),
+        ("b", ("a",)),
+    ]
+
+
+def test_all_arguments_of_a_tool_may_be_one_reference() -> None:
+    tasks = {"a": echo(), "b": {"kind": "tool", "payload": {"tool": "echo", "args": of("a")}}}
+    assert read_graph(graph(tasks)).tasks[1].refers == ("a",)
+
+
+def test_a_compensation_may_refer_to_all_on_which_its_task_rests() -> None:
+    tasks = {
+        "a": echo(),
+        "b": echo(after=["a"]),
+        "c": echo(after=["b"], compensate=echo([of("a"), of("b"), of("c")])),
+    }
+    read = read_graph(graph(tasks, on_failure="compensate"))
+    assert read.tasks[2].compensation_refers == ("a", "b", "c")
+    assert read.tasks[2].after == ("b",)
+
+
 NAME_RULE = "a name has 1 to 64 letters (a to z), digits, '_', '-' and '.'."
 ALL_PLACES = "a code payload may in stdin, args, env and inputs."
 
@@ -262,6 +290,20 @@ BAD: list[tuple[Any, str]] = [
     (
         graph({"a": echo(compensate=echo(of("b"))), "b": echo()}, on_failure="compensate"),
         "Task 'a/compensate': it refers to 'b', on which 'a' does not depend.",
+    ),
+    (
+        graph(
+            {
+                "a": echo(compensate=code(inputs=[{"path": "i", "$from": "a", "file": "x"}])),
+            },
+            on_failure="compensate",
+        ),
+        "Task 'a': 'payload.inputs[0]' takes a file of 'a', which has no 'outputs'.",
+    ),
+    (graph({"a": inner({"b": echo()}, x=1)}), "Task 'a': A graph's payload has no field 'x'."),
+    (
+        graph({"a": inner({"b": echo()}) | {"timeout_s": 0}}),
+        "Task 'a': 'timeout_s' must be between 0 and 604800.",
     ),
     (
         graph({"a": inner({"b": code(code=3)})}),
@@ -636,6 +678,37 @@ def test_outcomes_are_let_go_when_no_step_may_refer_to_them() -> None:
     assert run._outcomes["left"] == run._outcomes["right"] == completed()
     run.ended("undone", completed("kept", stdout="large"))
     assert run._outcomes["undone"] == completed("kept")
+
+
+def test_what_a_step_that_never_runs_would_have_taken_is_let_go() -> None:
+    large = completed("large", stdout="large")
+    tasks = {"kept": echo(), "bad": echo(), "x": echo([of("kept"), of("bad")]), "y": echo(of("x"))}
+    tasks |= {"end": echo(after=["kept"]), "alone": echo()}
+    run = started(graph(tasks, on_failure="continue"))
+    run.next()
+    run.ended("alone", FAILED._replace(stderr="large"))
+    run.ended("kept", large)
+    assert run._outcomes["kept"] == large
+    run.ended("bad", FAILED._replace(stdout="large", value="large"))
+    assert run._outcomes == {"alone": FAILED, "kept": completed(), "bad": FAILED}
+    run.next()
+    run.ended("end", completed())
+    assert [row.split()[-3:] for row in run.result().table.splitlines()[-2:]] == [
+        ["depends", "on", "bad"],
+        ["depends", "on", "bad"],
+    ]
+
+
+def test_what_a_compensation_took_is_let_go_when_it_has_started() -> None:
+    tasks = {"a": undoing(undo=of("a")), "b": echo(after=["a"])}
+    run = started(graph(tasks, on_failure="compensate"))
+    run.next()
+    run.ended("a", completed("large"))
+    run.next()
+    assert run._outcomes["a"].value == "large"
+    run.ended("b", FAILED)
+    assert run._outcomes["a"] == completed()
+    assert run.next() == [Issue("a/compensate", echo("large"))]
 
 
 def test_the_table_of_many_steps_is_short() -> None:

@@ -226,7 +226,7 @@ class Node:
                     out.then.append(Settled(task.id))
             if not state.touched:
                 self.leader.place(now, out)
-        if self.device.waiting:
+        if self.device.waiting or self.device.waiting_without_slot:
             self.device.start(now, out)
 
     def _refresh_alive(self, now: Now, out: Outbox) -> None:
