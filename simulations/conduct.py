@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from kowalski_node.core.attempts import is_abandoned
 from kowalski_node.core.election import is_home, may_lead
 from kowalski_node.core.submissions import MIN_REPLICAS_WAIT_S
 from kowalski_protocol.codec import decode_body
@@ -116,6 +117,8 @@ class Conduct:
             ends = any(attempt.end is not None for attempt in task.attempts)
             if task.submitted_hash is None or task.cancel is not None or ends:
                 continue
+            if is_abandoned(core.state, task):
+                continue  # Its owner ends it; it is run nowhere else.
             for attempt in task.attempts:
                 if attempt.is_open and attempt.device not in core.peers.present:
                     name = self._world.name_of(attempt.device)

@@ -70,6 +70,8 @@ class Device:
         """What a step costs a slow device."""
         self.speed = 1.0
         """How many times longer its runs take."""
+        self.is_broken = False
+        """Whether its executors fail whatever they are given."""
         self.node: Node | None = None
         self.store = MemoryStore(self.disk)
         self.running: dict[EventHash, Running] = {}
@@ -474,6 +476,8 @@ class Device:
             return
         order = run.order
         run_s = self.clock.now().mono_s - run.began_s
+        if self.is_broken and not code:
+            code = "executor_failed"
         result = ended(run, code=code, run_s=run_s)
         if order.session:
             self.interpreters[order.session] = attempt

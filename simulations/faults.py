@@ -85,6 +85,8 @@ KINDS: Final[dict[str, _Kind]] = {
     "newer_release": _Kind((1, 3), (5, 120)),
     # A member that lies.
     **{f"attack_{attack}": _Kind((1, 2), (5, 60)) for attack in ATTACKS},
+    # Executors.
+    "broken_executor": _Kind((1, 3), (5, 120)),
 }
 
 
@@ -333,6 +335,16 @@ class Faults:
 
         def end() -> None:
             device.speed = 1.0
+
+        return end
+
+    def _broken_executor(self, fault: Fault) -> Callable[[], None]:
+        """Whatever it is given fails, for a reason of its own."""
+        device = self._one(fault)
+        device.is_broken = True
+
+        def end() -> None:
+            device.is_broken = False
 
         return end
 

@@ -22,6 +22,7 @@ class Workload:
     def __init__(self, world: World) -> None:
         self._world = world
         self._chance = world.options.stream("workload")
+        self._hedges = world.options.stream("hedges")
         self._tickets = 0
         self.submitted = 0
         chance = self._chance
@@ -77,7 +78,7 @@ class Workload:
         if device is None:
             return
         chance = self._chance
-        specs = [self._spec(is_brief=count == 1000) for _ in range(count)]
+        specs = [self._hedged(self._spec(is_brief=count == 1000)) for _ in range(count)]
         self._tickets += 1
         self.submitted += count
         self._world.checks.conduct.asked(device, self._tickets)
@@ -121,6 +122,17 @@ class Workload:
         elif chance.random() < 0.1:
             device = chance.choice(self._world.devices)
             spec["requires"] = {"device": self._world.peer_id(device)}
+        return spec
+
+    def _hedged(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Some tasks ask for a second attempt: brief ones, and all take about as long, so that
+        those of a straggler stand out.
+        """
+        chance = self._hedges
+        if spec["kind"] == "tool" and chance.random() < 0.15:
+            spec["hedge"] = True
+            spec["payload"]["tool"] = "sleep"
+            spec["payload"]["args"]["seconds"] = round(chance.uniform(0.05, 0.2), 3)
         return spec
 
     def _graph(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from .core.inputs import Admit, Cancel, Input, SetWeights, Submit
 from .core.node import Node
 from .core.scoring import DEFAULT_WEIGHTS, PARTS
 from .door import Door
+from .graph_views import graph_views
 from .outputs import Outputs
 from .pipeline import Pipeline
 from .viewing import (
@@ -48,6 +49,7 @@ from .views import (
     ClusterView,
     ErrorView,
     EventView,
+    GraphTaskView,
     InviteView,
     OutputChunk,
     SessionView,
@@ -325,7 +327,14 @@ class Service:
         task = self._task(task_id)
         steps = await story(self._node.state, task, self._store.event)
         view = await self._view(task, with_result=False)
-        return WhyView(task.id.hex(), view.state, view.outcome, steps)
+        graph = await self._graph(task) if view.kind == "graph" else []
+        return WhyView(task.id.hex(), view.state, view.outcome, steps, view.waiting, graph)
+
+    async def _graph(self, task: Task) -> list[GraphTaskView]:
+        found = self._node.state.children.get(task.id, {})
+        children = [((await self._spec(child)).step, child) for child in found.values()]
+        payload = await self._store.attachment(Feed(task.submitter, TASK), task.submitted_seq)
+        return graph_views(self._node, task, children, payload)
 
     async def output(self, task_id: str, *, follow: bool) -> AsyncIterator[OutputChunk]:
         task = self._task(task_id)

@@ -29,6 +29,7 @@ from .views import (
     FileView,
     HeadView,
     LinkView,
+    PauseView,
     RebuiltView,
     ResultView,
     SessionView,
@@ -191,6 +192,10 @@ def _device_view(node: Node, author: Author, now_s: float) -> DeviceView:
         if own or peer is None or peer.offset_ms is None
         else peer.offset_ms / 1000,
         addresses=list(node.heartbeats.addresses if own else (peer.addresses if peer else ())),
+        pauses=[
+            PauseView(p.kind, p.code, p.failures, max(0.0, p.until_s - now_s))
+            for p in node.leader.breakers.pauses(author)
+        ],
     )
 
 

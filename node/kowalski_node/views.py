@@ -41,6 +41,20 @@ class LinkView(msgspec.Struct, frozen=True):
     address: str | None = None
 
 
+class PauseView(msgspec.Struct, frozen=True):
+    """A kind of task that a device gets none of, or one at a time: several failed in a row there
+    for reasons that tell of the device.
+    """
+
+    kind: str
+    code: str
+    """Of the last failure."""
+    failures: int
+    """How many tasks have failed in a row, as this node has seen."""
+    for_s: float
+    """Seconds until it is tried again; 0 where it is tried with one task at a time."""
+
+
 class DeviceView(msgspec.Struct, frozen=True):
     """One member and what is known of its device here and now."""
 
@@ -63,6 +77,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     completed: int
     clock_offset_s: float | None = None
     addresses: list[str] = []
+    pauses: list[PauseView] = []
 
 
 class ClusterView(msgspec.Struct, frozen=True):
@@ -120,7 +135,7 @@ class RebuiltView(msgspec.Struct, frozen=True):
     diverged: list[int]
     """Cells that brought another result than before: what the session knows may differ."""
     passed_over: list[int]
-    """Cells that could not be run again, as they had been stopped on the way."""
+    """Cells that could not be run again, as they had come to no end of their own."""
 
 
 class CellView(msgspec.Struct, frozen=True):
@@ -212,6 +227,19 @@ class WhyStep(msgspec.Struct, frozen=True):
     details: dict[str, Any]
 
 
+class GraphTaskView(msgspec.Struct, frozen=True):
+    """One task of a graph, as `kowalski why` draws it."""
+
+    name: str
+    after: list[str]
+    id: str | None
+    """The child that stands for it; null before it is due."""
+    state: str
+    """As a task's state, and its outcome once it has settled."""
+    device: str | None = None
+    run_s: float | None = None
+
+
 class WhyView(msgspec.Struct, frozen=True):
     """GET /api/tasks/{id}/why: the story of a task, told from the ledger alone."""
 
@@ -219,6 +247,10 @@ class WhyView(msgspec.Struct, frozen=True):
     state: str
     outcome: str | None
     steps: list[WhyStep]
+    waiting: str | None = None
+    """Why it is not placed yet, as a sentence, where this node knows: the leader does."""
+    graph: list[GraphTaskView] = []
+    """Of a graph: its tasks, in the order of their dependence."""
 
 
 class InviteView(msgspec.Struct, frozen=True):

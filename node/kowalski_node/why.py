@@ -76,7 +76,7 @@ def _rebuilt(body: SessionRebuilt) -> str:
     if body.diverged:
         parts.append(f"other results than before: {_cells(body.diverged)}")
     if body.passed_over:
-        parts.append(f"not run again, as they had been stopped: {_cells(body.passed_over)}")
+        parts.append(f"not run again, being stopped before their end: {_cells(body.passed_over)}")
     return "; ".join(parts)
 
 
@@ -175,7 +175,8 @@ class _Teller:
 
     def _submitted(self, body: TaskSubmitted) -> tuple[str, dict[str, Any]]:
         spec = decode_spec(body.spec) or TaskSpec("?", "?", b"", 0)
-        parts = [f"submitted {spec.kind} {spec.need}"]
+        need = "" if spec.need == spec.kind else f" {spec.need}"
+        parts = [f"submitted {spec.kind}{need}"]
         if spec.step:
             parts.append(f"step {spec.step} of task {spec.parent.hex()[:12]}")
         if spec.session:

@@ -85,6 +85,8 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True):
     step: str = ""
     memo: bytes = b""
     """Of a child: what tells that a later attempt of its parent asks for the same step again."""
+    hedge: bool = False
+    """Whether it may run on two devices at once: the submitter says that this does no harm."""
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -155,6 +157,7 @@ _FIELDS: Final = frozenset(
         "durability",
         "trace",
         "session",
+        "hedge",
         "private",
         "secrets",
         "after",
@@ -305,17 +308,33 @@ def _kind(value: Any) -> str:
     raise Problem("unknown_kind", f"There is no task kind {shown!r}; there are {', '.join(KINDS)}.")
 
 
-def _session(value: Any, kind: str, need: str, limits: Limits) -> str:
+def _session(value: Any, kind: str, need: str, payload: Mapping[str, Any], limits: Limits) -> str:
     if value is None:
         return ""
     if not _may_have_session(kind, need):
         languages = " and ".join(SESSION_LANGUAGES)
         raise _bad(f"'session' is for code tasks in {languages}, and this is {kind} {need[:40]}.")
+    for field in ("args", "env", "stdin", "inputs", "outputs"):
+        if payload.get(field):
+            raise _bad(f"'payload.{field}' is for programs of their own, and not for a session.")
     return _text(value, "session", limits.label_length_max)
 
 
 def _may_have_session(kind: str, need: str) -> bool:
     return kind == "code" and need in SESSION_LANGUAGES
+
+
+def _hedge(value: Any, kind: str, session: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _bad("'hedge' must be true or false.")
+    if value and not _may_be_hedged(kind, session):
+        what = "a cell of a session" if session else f"a {kind}"
+        raise _bad(f"'hedge' is for tasks that stand alone, and this is {what}.")
+    return value
+
+
+def _may_be_hedged(kind: str, session: Any) -> bool:
+    return not session and kind not in KINDS_THAT_WAIT
 
 
 def _retry(value: Any, limits: Limits) -> tuple[int, float, float]:
@@ -376,7 +395,8 @@ def parse_task(task: Mapping[str, Any], limits: Limits = LIMITS) -> Submission:
         device_filter=_one_of(task.get("device_filter", "all"), "device_filter", DEVICE_FILTERS),
         labels=_labels(task.get("labels") or {}, "labels", limits),
         trace=_text(task["trace"], "trace", 256) if task.get("trace") else "",
-        session=_session(task.get("session"), kind, need, limits),
+        session=_session(task.get("session"), kind, need, payload, limits),  # pyright: ignore[reportUnknownArgumentType]
+        hedge=_hedge(task.get("hedge", False), kind, task.get("session")),
     )
     spec_bytes = encode(spec)
     if len(spec_bytes) > limits.body_size_bytes_max // 2:
@@ -431,6 +451,7 @@ def _is_sound(spec: TaskSpec, limits: Limits) -> bool:
         and spec.device_filter in DEVICE_FILTERS
         and (not spec.session or _may_have_session(spec.kind, spec.need))
         and len(spec.session) <= limits.label_length_max
+        and (not spec.hedge or _may_be_hedged(spec.kind, spec.session))
         and len(spec.step) <= STEP_LENGTH_MAX
         and (len(spec.parent), len(spec.memo))
         in ((0, 0), (TASK_ID_SIZE_BYTES, hashlib.sha256().digest_size))

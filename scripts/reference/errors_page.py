@@ -11,6 +11,7 @@ from kowalski_protocol import errors
 from kowalski_protocol.errors import CODES
 
 from .markdown import code, fence, page, table
+from .named_errors import NAMED
 from .source import mends
 
 EXAMPLE = """
@@ -33,7 +34,16 @@ def render() -> str:
         " command` on stderr, with `--json` the body above on stdout, and exits with:",
         _exit_codes(),
         *(f"## {title}\n\n{_table(codes)}" for title, codes in _groups()),
+        "## What the specification calls them",
+        "The documents that Kowalski was specified in name these errors (`RLMError`). Here each"
+        " is told by one of these codes:",
+        _named(),
     )
+
+
+def _named() -> str:
+    rows = ((code(one.name), ", ".join(map(code, one.codes)), one.when) for one in NAMED)
+    return table(("error", "codes", "when"), rows)
 
 
 def _exit_codes() -> str:

@@ -22,7 +22,14 @@ GROUPS = {
         "TaskOwnershipMoved",
         "TaskSettled",
     ),
-    "Results": ("TaskStarted", "TaskCompleted", "TaskFailed", "TaskDeclined"),
+    "Results": (
+        "TaskStarted",
+        "TaskCompleted",
+        "TaskFailed",
+        "TaskDeclined",
+        "StepTaken",
+        "SessionRebuilt",
+    ),
 }
 
 

@@ -89,7 +89,7 @@ COMMITS: Final = (
         "started_before_commit",
         "A run starts before its placement is durable on its device.",
         Change(
-            "core.device:Device.start",
+            "core.device:Device._begin",
             "out.at_once if durable and not run.announced else out.then",
             "out.at_once",
         ),

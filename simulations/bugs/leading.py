@@ -125,9 +125,9 @@ LEADING: Final = (
         "attempts_off_by_one",
         "The leader and the owner differ by one in how many failures a task may have.",
         Change(
-            "core.owner:Owner._verdict",
-            "if len(failed) >= spec.max_attempts:",
-            "if len(failed) > spec.max_attempts:",
+            "core.attempts:verdict",
+            "if failures >= spec.max_attempts and",
+            "if failures > spec.max_attempts and",
         ),
     ),
 )

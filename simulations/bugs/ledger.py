@@ -38,7 +38,7 @@ LEDGER: Final = (
         "greatest_epoch_seen",
         "The fold drops a placement whose claim is below the greatest that it has seen so far.",
         Change(
-            "ledger.fold:_placed",
+            "ledger.task_fold:_placed",
             "task = _record(state, body.task)",
             "claim = state.claims.get(EventHash(body.claim))\n"
             "if claim is not None and state.leader is not None:\n"
@@ -51,8 +51,8 @@ LEDGER: Final = (
         "waiting_event_forgotten",
         "An event that came before the placement it names is not counted once that one comes.",
         Change(
-            "ledger.fold:_release",
-            "_HANDLERS[event.kind][1](state, event, body)",
+            "ledger.task_fold:_release",
+            "TASK_HANDLERS[event.kind](state, event, body)",
             "pass",
         ),
     ),
@@ -79,7 +79,7 @@ LEDGER: Final = (
         "last_loss_wins",
         "Of two leaders that gave an attempt up, the one heard last counts.",
         Change(
-            "ledger.fold:_attempt_lost",
+            "ledger.task_fold:_attempt_lost",
             "if attempt.lost is None or event.hash < attempt.lost.hash:",
             "if True:",
         ),
@@ -88,7 +88,7 @@ LEDGER: Final = (
         "first_cancel_seen_wins",
         "Of two requests to cancel a task, the one heard first counts.",
         Change(
-            "ledger.fold:_cancel_requested",
+            "ledger.task_fold:_cancel_requested",
             "if task.cancel is None"
             " or (event.hlc, event.hash) < (task.cancel.hlc, task.cancel.hash):",
             "if task.cancel is None:",
@@ -98,26 +98,28 @@ LEDGER: Final = (
         "tenure_ignored",
         "Who owns a task is judged when its end arrives, whatever tenure that names.",
         Change(
-            "ledger.fold:_has_word",
+            "ledger.task_fold:_has_word",
             "if task.submitted_hash is None"
             " or (tenure != task.tenure and tenure not in task.tenures_past):",
             "if task.submitted_hash is None:",
         ),
         Change(
-            "ledger.fold:_has_word", "if tenure != task.tenure or event.author", "if event.author"
+            "ledger.task_fold:_has_word",
+            "if tenure != task.tenure or event.author",
+            "if event.author",
         ),
         where=_HANDED_OVER,
     ),
     Bug(
         "settled_by_non_owner",
         "Any member's word that a task has ended counts.",
-        Change("ledger.fold:_has_word", "or event.author != task.owner or", "or"),
+        Change("ledger.task_fold:_has_word", "or event.author != task.owner or", "or"),
         where=_FOREIGN_WORDS,
     ),
     Bug(
         "settled_by_leader",
         "The leader settles tasks as their owner does, and its word counts.",
-        Change("ledger.fold:_has_word", "or event.author != task.owner or", "or"),
+        Change("ledger.task_fold:_has_word", "or event.author != task.owner or", "or"),
         Change(
             "core.owner:Owner.consider",
             "task.owner != self._book.author\n",
@@ -164,21 +166,23 @@ LEDGER: Final = (
     Bug(
         "result_of_another_device",
         "A result counts although its author is not the device of the attempt.",
-        Change("ledger.fold:_attempt_of", "if attempt.device != event.author:", "if False:"),
+        Change("ledger.task_fold:_attempt_of", "if attempt.device != event.author:", "if False:"),
         where=_FOREIGN_WORDS,
     ),
     Bug(
         "last_settlement_wins",
         "A second word of its owner about a task's end takes the place of the first.",
-        Change("ledger.fold:_has_word", "or task.settled is not None:", "or False:"),
-        Change("ledger.fold:_settled", "del state.open[task.id]", "state.open.pop(task.id, None)"),
+        Change("ledger.task_fold:_has_word", "or task.settled is not None:", "or False:"),
+        Change(
+            "ledger.task_fold:_settled", "del state.open[task.id]", "state.open.pop(task.id, None)"
+        ),
         where=_FOREIGN_WORDS,
     ),
     Bug(
         "move_releases_nothing",
         "The end of a task that came before the move that made its author the owner is forgotten.",
         Change(
-            "ledger.fold:_ownership_moved",
+            "ledger.task_fold:_ownership_moved",
             "_release(state, task, event.hash)",
             "pass",
         ),

@@ -29,8 +29,8 @@ WORKING: Final = (
         "A device runs one task more than it has slots.",
         Change(
             "core.device:Device.start",
-            "len(self.running) < self.slots",
-            "len(self.running) <= self.slots",
+            "self.slots_taken < self.slots",
+            "self.slots_taken <= self.slots",
         ),
     ),
     Bug(
@@ -54,7 +54,7 @@ WORKING: Final = (
     Bug(
         "cancel_ignored",
         "An owner does not settle what was cancelled.",
-        Change("core.owner:Owner._verdict", "if task.cancel is not None:", "if False:"),
+        Change("core.attempts:verdict", "if task.cancel is not None:", "if False:"),
     ),
     Bug(
         "blob_not_fetched_again",
@@ -105,7 +105,13 @@ WORKING: Final = (
     Bug(
         "failover_fail_ignored",
         "A task that must not be tried again after its device was lost is not ended by its owner.",
-        Change("core.owner:Owner._verdict", 'if lost and spec.failover == "fail":', "if False:"),
+        Change("core.attempts:verdict", 'if lost and spec.failover == "fail":', "if False:"),
         where=Options(seed=0, faults=("crash", "pause")),
+    ),
+    Bug(
+        "completed_step_runs_again",
+        "An attempt that was placed anew has each of its steps run again.",
+        Change("core.children:Children._known", "known = state.memos.get(memo, {})", "known = {}"),
+        where=Options(seed=0, faults=("crash", "pause", "graceful_stop")),
     ),
 )

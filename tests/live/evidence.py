@@ -7,6 +7,7 @@ once: one settlement for each task that somebody was told is accepted.
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -43,6 +44,10 @@ class Evidence:
                 "SELECT hash, body FROM events WHERE kind = ? ORDER BY position", (kind,)
             ).fetchall()
         return [(hash.hex(), decode_body(kind, body)) for hash, body in rows]
+
+    def in_order(self) -> list[tuple[str, Any]]:
+        """(kind, body) of all events, in order of arrival."""
+        return [(kind, decode_body(kind, data)) for _, _, _, kind, _, data in self._rows()]
 
     def of_task(self, kind: str, task_id: str) -> list[tuple[str, Any]]:
         """The same of one task."""
@@ -162,6 +167,9 @@ async def assert_ledgers_agree(cluster: LocalCluster, ids: Iterable[str]) -> lis
     """
     digest = await cluster.one_digest()
     nodes = cluster.living()
+    # All at once: on a busy machine who is left would claim to lead before it is its turn.
+    for node in nodes:
+        node.signal(signal.SIGKILL)
     for node in nodes:
         await node.kill()
     evidence = [Evidence(node.home) for node in nodes]

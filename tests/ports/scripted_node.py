@@ -27,6 +27,7 @@ from kowalski_node.views import (
     InviteView,
     LinkView,
     OutputChunk,
+    PauseView,
     ResultView,
     SessionView,
     TaskView,
@@ -56,6 +57,10 @@ class ScriptedNode:
         self.extra_metrics: list[tuple[str, str, str, Mapping[str, str], float]] = []
         self.device_names: dict[str, str] = {OTHER: "laptop"}
         self.warnings: list[ErrorView] = []
+        self.pauses: dict[str, list[PauseView]] = {}
+        """By device."""
+        self.waiting: str | None = None
+        """Why the tasks that `why` is asked about wait."""
         self.blobs: dict[str, bytes] = {}
         self.blob_pieces: list[int] = []
         self._tasks: dict[str, TaskView] = {}
@@ -262,7 +267,7 @@ class ScriptedNode:
             for event in self._events
             if event.body.get("task") == task_id
         ]
-        return WhyView(task_id, view.state, view.outcome, steps)
+        return WhyView(task_id, view.state, view.outcome, steps, self.waiting)
 
     async def output(self, task_id: str, *, follow: bool) -> AsyncIterator[OutputChunk]:
         sent = 0
@@ -330,6 +335,7 @@ class ScriptedNode:
             queued=0,
             completed=len(self._tasks),
             clock_offset_s=0.001,
+            pauses=self.pauses.get(peer, []),
         )
 
     async def events(self, *, after: int, follow: bool) -> AsyncIterator[EventView]:

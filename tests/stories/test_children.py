@@ -151,6 +151,28 @@ def test_a_failed_child_is_issued_anew_by_the_next_attempt() -> None:
     assert world.run(3.0, until=lambda: len(children(desk, task)) == 2)
 
 
+def test_a_child_that_failed_before_its_device_was_lost_is_no_other_in_the_next_attempt() -> None:
+    world = World("desk", "lap", "mini")
+    task, lost, attempt = begin(world, "desk")
+    others = [device for device in world.devices if device is not lost]
+    for device in world.devices:
+        device.run_s = None
+    wanted = parse_task({**echo(), "requires": {"device": _peer(others[0])}})
+    lost.give(ins.IssueStep(attempt, "one", wanted))
+    assert world.run(3.0, until=lambda: len(others[0].running) > 0)
+    [child] = children(others[0], task)
+    others[0].finish(ok=False, code="tool_failed", task=child)
+    assert world.run(3.0, until=lambda: len(lost.steps) == 1)
+    world.run(0.5)
+    lost.crash()
+    assert world.run(20.0, until=lambda: bool(world.runs_on(task)))
+    device, attempt = running(world, task)
+    device.give(ins.IssueStep(attempt, "one", wanted))
+    assert world.run(3.0, until=lambda: len(device.steps) == 1)
+    end = device.steps[0]
+    assert (end.child, end.outcome, end.taken) == (child, "failed", True)
+
+
 def test_open_children_are_abandoned_when_their_parent_ends() -> None:
     world = World("desk", "lap", "mini")
     for device in world.devices:
@@ -226,3 +248,21 @@ def test_a_node_that_stops_gives_its_graphs_to_others() -> None:
     issue(other, attempt, "one")
     assert world.run(5.0, until=lambda: len(other.steps) == 1)
     assert other.steps[0].taken
+
+
+def test_a_step_that_waits_for_a_place_is_placed_no_more_once_its_graph_has_ended() -> None:
+    world = World("desk", "lap")
+    lap = world["lap"]
+    task, device, attempt = begin(world, "desk", requires={"device": lap.identity.peer_id})
+    assert device is lap
+    waiting = parse_task(echo(requires={"cores": 99}, failover="queue"))
+    lap.give(ins.IssueStep(attempt, "one", waiting))
+    desk = world["desk"]
+    assert world.leader() == "desk"
+    assert world.run(1.0, until=lambda: bool(children(desk, task)))
+    [child] = children(desk, task)
+    assert child in desk.core.leader.queue
+    desk.give(ins.Cancel(task))
+    assert world.run(2.0, until=world.settled(task, child, outcome="cancelled"))
+    assert child not in desk.core.leader.queue
+    assert world.starts_of(child) == []

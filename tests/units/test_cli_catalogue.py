@@ -42,7 +42,7 @@ def test_the_help_lists_every_command_in_its_section() -> None:
 def test_the_contracts_commands_of_this_release_are_all_there() -> None:
     wanted = (
         "status devices tasks invite submit batch result cancel why logs replay audit export"
-        " weights doctor demo bench completion"
+        " sessions weights doctor demo bench completion"
     )
     assert set(wanted.split()) == set(COMMANDS)
     later = (

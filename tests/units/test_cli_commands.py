@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kowalski_node.views import ErrorView, ResultView
+from kowalski_node.views import ErrorView, PauseView, ResultView
 from kowalski_protocol.errors import Problem
 from tests.ports.api_world import Served, served
 from tests.ports.scripted_node import OTHER, SELF
@@ -57,6 +58,25 @@ def test_devices_are_listed_with_what_they_offer(api: Served, kowalski: Kowalski
     assert re.search(r"laptop +…Peer2222 +member +alive", ended.out)
     assert "python, 2 tools" in ended.out
     assert [one["id"] for one in kowalski("devices", "--json").json] == [SELF, OTHER]
+
+
+def test_devices_that_get_no_tasks_of_a_kind_are_named_with_the_reason(
+    api: Served, kowalski: Kowalski, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "warning" not in kowalski("devices").out
+    monkeypatch.setattr(time, "time", lambda: 1_790_000_000.0)
+    api.node.pauses[OTHER] = [
+        PauseView("code", "sandbox_unavailable", 5, 70.0),
+        PauseView("tool", "executor_failed", 7, 0.0),
+    ]
+    ended = kowalski("devices")
+    until = time.strftime("%H:%M:%S", time.localtime(1_790_000_070.0))
+    reason = "5 failures in a row (sandbox_unavailable)"
+    assert f"warning: laptop: no code tasks until {until}: {reason}\n" in ended.out
+    tried = "warning: laptop: tool tasks one at a time: 7 failures in a row (executor_failed)\n"
+    assert tried in ended.out
+    shown = kowalski("devices", "--json").json[1]["pauses"]
+    assert [pause["for_s"] for pause in shown] == [70.0, 0.0]
 
 
 def test_links_show_round_trips_and_traffic(api: Served, kowalski: Kowalski) -> None:
@@ -107,7 +127,7 @@ def test_the_options_of_a_task_reach_the_node(api: Served, kowalski: Kowalski) -
     options = (
         "--require memory_mb=512 --require labels.room=attic --require platform=linux --priority 5"
         " --timeout 2.5 --label a=b --label c=d=e --key k --device-filter network --failover fail"
-        " --max-attempts 3 --device laptop"
+        " --hedge --max-attempts 3 --device laptop"
     )
     assert kowalski(*ECHO, *options.split()).code == 1
     assert seen == [
@@ -119,6 +139,7 @@ def test_the_options_of_a_task_reach_the_node(api: Served, kowalski: Kowalski) -
             "idempotency_key": "k",
             "device_filter": "network",
             "failover": "fail",
+            "hedge": True,
             "retry": {"max_attempts": 3},
             "labels": {"a": "b", "c": "d=e"},
             "requires": {
@@ -311,6 +332,14 @@ def test_why_is_a_table_of_times_people_and_sentences(api: Served, kowalski: Kow
     assert re.search(r"\+0\.000 s  desk +TaskSubmitted", ended.out)
     assert re.search(r"TaskSettled +desk wrote TaskSettled\.", ended.out)
     assert kowalski("why", task_id, "--json").json["id"] == task_id
+
+
+def test_why_says_what_a_task_waits_for(api: Served, kowalski: Kowalski) -> None:
+    task_id = kowalski(*SLEEP).out.strip()
+    assert "now" not in kowalski("why", task_id).out
+    api.node.waiting = "waits for a free place"
+    assert re.search(r"now +waits for a free place\n", kowalski("why", task_id).out)
+    assert kowalski("why", task_id, "--json").json["waiting"] == "waits for a free place"
 
 
 def test_tasks_are_listed_with_short_ids_and_whole_in_json(api: Served, kowalski: Kowalski) -> None:

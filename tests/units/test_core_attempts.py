@@ -437,3 +437,12 @@ def test_only_so_many_classes_are_remembered_and_those_go_on_learning(attempts: 
     for _ in range(100):
         attempts.learn("tool/0", 0.1)
     assert attempts.prefetch("tool/0", 3) > 0
+
+
+def test_a_blob_of_what_has_settled_already_is_kept_for_nobody(attempts: Attempts) -> None:
+    task = new_task()
+    attempt = place(task)
+    attempt.end = End("completed", EventHash(b"e" * 32), 2, 1, files=(bytes(32),))
+    settle(task)
+    attempts.update(task)
+    assert attempts.kept == {}

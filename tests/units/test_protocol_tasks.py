@@ -24,7 +24,11 @@ from kowalski_protocol.tasks import (
     KINDS_TO_COME,
     LANGUAGE_ALIASES,
     TaskSpec,
+    again,
+    as_child,
+    child_key,
     decode_spec,
+    parent_attempt,
     parse_task,
     task_id,
 )
@@ -435,3 +439,55 @@ def test_a_spec_beyond_the_bounds_can_t_be_read(changes: dict[str, Any]) -> None
 def test_a_requirement_of_a_later_release_is_left_to_placement() -> None:
     spec = TaskSpec("tool", "echo", bytes(32), 0, requires={"quantum": {"any": ["form"]}})
     assert decode_spec(encode(spec)) == spec
+
+
+CELL: dict[str, Any] = {
+    "kind": "code",
+    "payload": {"language": "python", "code": "x = 1"},
+    "session": "notes",
+}
+
+
+@pytest.mark.parametrize("language", ["python", "py", "bash", "sh"])
+def test_a_cell_of_a_session_is_a_program_whose_interpreter_can_be_kept(language: str) -> None:
+    payload = {"language": language, "code": "x=1"}
+    assert parse_task({**CELL, "payload": payload}).spec.session == "notes"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": {"language": "rust", "code": ""}},
+        {"kind": "tool", "payload": {"tool": "echo", "args": {}}},
+        {"session": ""},
+        {"session": 7},
+        {"session": "x" * 1000},
+        {"payload": {"language": "python", "code": "", "args": ["1"]}},
+        {"payload": {"language": "python", "code": "", "stdin": "1"}},
+        {"payload": {"language": "python", "code": "", "env": {"A": "1"}}},
+        {"payload": {"language": "python", "code": "", "outputs": ["*.txt"]}},
+    ],
+)
+def test_what_can_not_be_a_cell_of_a_session_is_refused(changes: dict[str, Any]) -> None:
+    assert refusal({**CELL, **changes}).code == "bad_request"
+
+
+def test_a_task_that_is_submitted_again_is_on_its_own() -> None:
+    submission = parse_task({**ECHO, "priority": 3})
+    child = as_child(submission, bytes(16), bytes(16), "one")
+    assert child.spec.parent
+    alone = again(child.spec, child.payload)
+    assert alone.spec == submission.spec
+    assert (alone.spec_bytes, alone.key, alone.owner) == (submission.spec_bytes, None, None)
+
+
+def test_a_memo_key_tells_steps_apart_and_knows_them_again() -> None:
+    submission, other = parse_task(ECHO), parse_task({**ECHO, "priority": 1})
+    memo = as_child(submission, bytes(16), b"p" * 16, "one").spec.memo
+    assert as_child(submission, b"o" * 16, b"p" * 16, "one").spec.memo == memo
+    assert as_child(other, bytes(16), b"p" * 16, "one").spec.memo != memo
+    assert as_child(submission, bytes(16), b"q" * 16, "one").spec.memo != memo
+    assert as_child(submission, bytes(16), b"p" * 16, "two").spec.memo != memo
+    key = child_key(b"a" * 32, memo)
+    assert parent_attempt(key) == b"a" * 32
+    assert parent_attempt(b"k" + key[1:]) == parent_attempt(key[:-1]) == b""

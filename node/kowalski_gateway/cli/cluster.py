@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -137,6 +138,18 @@ def _print_devices(cluster: dict[str, Any]) -> None:
         for problem in device["capabilities"].get("problems", ()):
             click.echo()
             error_line(f"{device['name']}: {problem}")
+        for pause in device.get("pauses", ()):
+            click.echo()
+            click.echo(tinted("warning: ", fg="yellow"), nl=False)
+            say(f"{device['name']}: {_paused(pause)}")
+
+
+def _paused(pause: dict[str, Any]) -> str:
+    reason = f"{pause['failures']} failures in a row ({pause['code']})"
+    if pause["for_s"] <= 0:
+        return f"{pause['kind']} tasks one at a time: {reason}"
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + pause["for_s"]))
+    return f"no {pause['kind']} tasks until {until}: {reason}"
 
 
 def _state(device: dict[str, Any]) -> Any:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .screen import cannot_write, error_line, print_output, print_value, styled
+from .cluster import device_names
+from .screen import cannot_write, error_line, print_output, print_value, styled, tinted
 from .transport import NodeApi, part
-from .wording import size
+from .wording import peer_end, safe, size
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+_CELLS_SHOWN: Final = 10
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red"}
 
 
@@ -67,6 +69,42 @@ def show_result(
         sentence = error.get("message") or f"The task ended as {view['outcome']}."
         mend = error.get("mend") or f"kowalski why {view['id'][:12]}"
         error_line(sentence, mend, code=error.get("code"))
+
+
+def tell_rebuilt(api: NodeApi, view: dict[str, Any]) -> None:
+    """Says on stderr where the task's session had to be made anew for it, and what differs since.
+
+    Nothing where it had not.
+    """
+    session: dict[str, Any] = view.get("session") or {}
+    rebuilt: dict[str, Any] | None = session.get("rebuilt")
+    if rebuilt is None:
+        return
+    diverged: list[int] = rebuilt["diverged"]
+    stopped: list[int] = rebuilt["passed_over"]
+    device = view["device"] or ""
+    name = device_names(api.get("/api/cluster")).get(device, peer_end(device))
+    count = rebuilt["replayed"]
+    parts = [f"The session was made anew on {safe(name)} from {_of('cell', count)}"]
+    if diverged:
+        parts.append(f"{_numbered(diverged)} came out otherwise")
+    if stopped:
+        was = "its own and was" if len(stopped) == 1 else "their own and were"
+        parts.append(f"{_numbered(stopped)} had not come to an end of {was} passed over")
+    click.echo(tinted(f"{'; '.join(parts)}.", dim=True), err=True)
+
+
+def _of(what: str, count: int) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _numbered(cells: Sequence[int]) -> str:
+    shown = [str(cell) for cell in cells[:_CELLS_SHOWN]]
+    if len(cells) > _CELLS_SHOWN:
+        shown.append(f"{len(cells) - _CELLS_SHOWN:,} more")
+    if len(shown) == 1:
+        return f"cell {shown[0]}"
+    return f"cells {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _whole_lines(output: str, value: Any) -> str:

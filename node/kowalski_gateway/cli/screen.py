@@ -72,9 +72,11 @@ def styled(text: object, style: str = "") -> Text:
     return Text(safe(text), style)
 
 
-def tinted(text: str, *, fg: str | None = None, bold: bool = False) -> str:
+def tinted(text: str, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
     """Own words in a colour; click takes it away again where the output isn't a terminal."""
-    return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold or None)
+    if os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=fg, bold=bold or None, dim=dim or None)
 
 
 class Column:

@@ -16,7 +16,7 @@ from .wording import ago, peer_end
 
 @command(
     "sessions",
-    examples=("kowalski sessions", "kowalski submit cell.py --session notes --wait"),
+    examples=("kowalski sessions", "kowalski sessions --json"),
     details=(
         "A task that names a session runs as its next cell, in an interpreter that is kept."
         " The next cell goes to the device of the last one; where that is gone, the session is"

@@ -15,7 +15,7 @@ from kowalski_protocol.errors import Problem
 
 from .cluster import resolve_device
 from .files import add_files, finish
-from .outcome import save_options, show_result
+from .outcome import save_options, show_result, tell_rebuilt
 from .screen import print_json, print_output, wants_json
 from .settings import command
 from .transport import NodeApi, node_api, part
@@ -54,10 +54,11 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
         "kowalski submit train.py --require memory_mb=2048 --device laptop",
         "kowalski submit plot.py --file data/ --output 'plots/*.png' --wait",
         "echo 'print(6 * 7)' | kowalski submit - --lang python --wait 30",
+        "kowalski submit graph.json --wait",
     ),
     details=(
-        "FILE is the program of a code task (- reads it from stdin); a tool task takes"
-        " --tool and --args."
+        "FILE is the program of a code task (- reads it from stdin), or the tasks of a graph in"
+        " JSON; a tool task takes --tool and --args."
         " Prints the task's id once the task is durable."
     ),
 )
@@ -116,6 +117,11 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
     type=click.Choice(("redistribute", "fail", "queue")),
     help="When its device is lost [default: redistribute].",
 )
+@click.option(
+    "--hedge",
+    is_flag=True,
+    help="Where it runs far longer than others, run it on a second device as well.",
+)
 @click.option("--max-attempts", type=int, metavar="N", help="How often it may fail [default: 1].")
 @wait_option("Show its output and result, waiting at most so many seconds.")
 def submit(file: str | None, wait: Seconds, **options: Any) -> int:
@@ -135,10 +141,15 @@ def submit(file: str | None, wait: Seconds, **options: Any) -> int:
             click.echo(accepted["id"])
         return 0
     view, printed = _follow(api, spec, wait)
+
+    def show() -> None:
+        show_result(api, view, printed=printed)
+        tell_rebuilt(api, view)
+
     return finish(
         api,
         view,
-        show=lambda: show_result(api, view, printed=printed),
+        show=show,
         save=saved_to,
         overwrite=options["overwrite"],
     )
@@ -195,7 +206,7 @@ def _print_live(
 
 def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The JSON object of POST /api/tasks; UsageError where the options don't make one."""
-    kind = options["kind"] or ("tool" if options["tool"] else "code")
+    kind = options["kind"] or _kind(file, options)
     spec: dict[str, Any] = {"kind": kind, "payload": _payload(kind, file, options)}
     given = {
         "priority": options["priority"],
@@ -204,6 +215,7 @@ def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
         "device_filter": options["device_filter"],
         "failover": options["failover"],
         "session": options["session"],
+        "hedge": options["hedge"] or None,
     }
     spec |= {name: value for name, value in given.items() if value is not None}
     if options["max_attempts"] is not None:
@@ -215,13 +227,25 @@ def task_spec(file: str | None, options: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
+def _kind(file: str | None, options: dict[str, Any]) -> str:
+    if options["tool"]:
+        return "tool"
+    is_json = file is not None and Path(file).suffix.lower() == ".json"
+    return "graph" if is_json and not options["lang"] else "code"
+
+
 def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    for_programs = ("arg", "env", "stdin", "lang", "files", "output")
-    if kind == "tool":
+    for_programs = ("arg", "env", "stdin", "lang", "files", "output", "session")
+    if kind != "code":
         for name in for_programs:
             if options[name]:
                 name = name.removesuffix("s")
-                raise click.UsageError(f"--{name} belongs to a program, and not to a tool.")
+                raise click.UsageError(f"--{name} belongs to a program, and not to a {kind}.")
+    if kind == "graph":
+        if file is None or options["tool"] or options["args"]:
+            raise click.UsageError("A graph task takes a FILE of JSON, and no tool.")
+        return _object(_text(file, FILE_SIZE_BYTES_MAX, "a graph"), file)
+    if kind == "tool":
         if not options["tool"]:
             raise click.UsageError("A tool task needs --tool NAME.")
         if file is not None:
@@ -234,6 +258,13 @@ def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, 
     language = options["lang"] or LANGUAGES.get(Path(file).suffix.lower())
     if language is None:
         raise click.UsageError(f"{file!r} doesn't tell its language; say --lang python.")
+    if options["session"]:
+        for name in ("arg", "env", "stdin", "files", "output"):
+            if options[name]:
+                what = name.removesuffix("s")
+                raise click.UsageError(
+                    f"--{what} is for programs of their own; a cell of a session takes none."
+                )
     payload: dict[str, Any] = {"language": language, "code": _program(file)}
     if options["arg"]:
         payload["args"] = [*options["arg"]]
@@ -249,14 +280,18 @@ def _payload(kind: str, file: str | None, options: dict[str, Any]) -> dict[str, 
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
+    return _object(text or "{}", "--args")
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
     try:
-        arguments = json.loads(text or "{}")
-        json.dumps(arguments, allow_nan=False)  # `loads` takes NaN, and makes 1e999 infinite
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # `loads` takes NaN, and makes 1e999 infinite
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"--args is not JSON: {error}.") from None
-    if not isinstance(arguments, dict):
-        raise click.UsageError("--args must be a JSON object.")
-    return arguments  # pyright: ignore[reportUnknownVariableType]
+        raise click.UsageError(f"{what} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{what} must be a JSON object.")
+    return value  # pyright: ignore[reportUnknownVariableType]
 
 
 def _program(file: str) -> str:

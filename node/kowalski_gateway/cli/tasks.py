@@ -10,6 +10,7 @@ import click
 
 from .cluster import device_names
 from .files import finish
+from .graph_drawing import TaskShown, draw
 from .outcome import end_of, save_options, show_result
 from .screen import Column, print_facts, print_json, print_table, styled, wants_json
 from .settings import command
@@ -194,8 +195,12 @@ def why(task_id: str) -> None:
     if any(step["who"].startswith("12D3KooW") for step in steps):
         names = device_names(api.get("/api/cluster"))
     began = steps[0]["time"] if steps else 0.0
-    print_facts({"task": story["id"], "state": end_of(story)})
+    facts = {"task": story["id"], "state": end_of(story)}
+    if story.get("waiting"):
+        facts["now"] = story["waiting"]
+    print_facts(facts)
     click.echo()
+    _draw_graph(api, story["graph"])
     print_table(
         [
             Column("TIME", right=True),
@@ -213,3 +218,21 @@ def why(task_id: str) -> None:
             for step in steps
         ],
     )
+
+
+def _draw_graph(api: NodeApi, graph: list[dict[str, Any]]) -> None:
+    if not graph:
+        return
+    names = device_names(api.get("/api/cluster"))
+    shown = {
+        task["name"]: TaskShown(
+            task["after"],
+            task["state"],
+            names.get(task["device"], peer_end(task["device"])) if task["device"] else "",
+            task["run_s"],
+        )
+        for task in graph
+    }
+    for line in draw(shown):
+        click.echo(line)
+    click.echo()

@@ -94,6 +94,14 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
             " code in python or bash."
         ),
     ] = None
+    hedge: Annotated[
+        bool,
+        Meta(
+            description="Whether it may run on a second device as well where its run takes far"
+            " longer than others of its sort; the result that comes first counts. Only for work"
+            " that may run twice."
+        ),
+    ] = False
     private: bool = False
     secrets: list[str] = []
     after: list[str] = []

@@ -71,6 +71,8 @@ class TaskOptions(TypedDict, total=False):
     secrets: Sequence[str]
     after: Sequence[str]
     parent: str
+    session: str
+    hedge: bool
 
 
 class TaskPage(msgspec.Struct, frozen=True):

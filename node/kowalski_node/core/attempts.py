@@ -8,14 +8,16 @@ and back is never waited for and a lost device never held more than moments of w
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, NamedTuple
 
 from kowalski_ledger.state import Attempt, State, Task
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.limits import Limits
-from kowalski_protocol.tasks import KINDS_THAT_WAIT
+from kowalski_protocol.tasks import KINDS_THAT_WAIT, TaskSpec
 
 PREFETCH_S = 0.1
 """How much work a device may hold ahead; several commits and round trips."""
@@ -25,6 +27,39 @@ BRIEF_RUN_S = 0.002
 LONG_RUN_S = 0.5
 """From here on a task waiting behind another costs more than a round trip: no prefetch."""
 _SMOOTHING = 0.2
+_FRUITLESS_OFTEN = 3
+_FRUITLESS_WAIT_S = 0.5
+_FRUITLESS_WAIT_MAX_S = 10.0
+"""Attempts that were declined or lost: from the third on, the next one waits, longer each time."""
+_CLASSES_MAX: Final = 1000
+RUNS_KEPT: Final = 200
+"""Completed runs of a class that are remembered, so that a class that has changed is known soon."""
+RUNS_MIN: Final = 20
+"""Of fewer the 95th percentile is the longest of all, which tells nothing of the others."""
+
+DEVICE_CODES: Final = frozenset({"disk_full", "executor_failed", "sandbox_unavailable"})
+"""Failures that tell of the device and not of the task: no room for what is brought in or left, an
+executor that broke, a program that could not be started.
+"""
+DEVICE_FAILURES_FREE: Final = 2
+"""So many of them do not count against a task's attempts: as with lost devices, a third says that
+it may be the task.
+"""
+
+
+def failure_count(spec: TaskSpec, codes: Iterable[str]) -> int:
+    """How many of its `max_attempts` a task has used up, by the codes of its failures.
+
+    What must not be run again unasked, and a cell, whose place is in the order of its session, have
+    each failure counted.
+    """
+    count = of_device = 0
+    for code in codes:
+        count += 1
+        of_device += code in DEVICE_CODES
+    if spec.session or spec.failover == "fail":
+        return count
+    return count - min(of_device, DEVICE_FAILURES_FREE)
 
 
 def lost_with(attempt: Attempt) -> bool:
@@ -72,6 +107,29 @@ def takes_devices(lost: Sequence[Author], limits: Limits) -> bool:
     return len(set(lost)) >= limits.device_losses_max or len(lost) >= limits.losses_max
 
 
+def retry_wait_s(task: Task) -> float:
+    """How long a task waits before its next attempt, from its last one on."""
+    spec = task.spec
+    assert spec is not None, "what has ended does not wait for a place"
+    failures = fruitless = 0
+    for attempt in task.attempts:
+        if attempt.end is not None and attempt.end.kind == "failed":
+            failures += 1
+        elif not attempt.is_open:
+            fruitless += 1
+    wait_s = 0.0
+    if failures:
+        # Jitter without randomness: from the id, so that a replay decides the same.
+        seed = hashlib.sha256(task.id + bytes((failures & 255,))).digest()
+        spread = 1.0 + spec.jitter * (seed[0] / 127.5 - 1.0)
+        wait_s = min(86400.0, spec.backoff_s * 2.0 ** min(failures - 1, 20)) * spread
+    if fruitless >= _FRUITLESS_OFTEN:
+        # Two leaders that see different devices would place and give up in turns, without end.
+        longer = 2.0 ** min(fruitless - _FRUITLESS_OFTEN, 20)
+        wait_s = max(wait_s, min(_FRUITLESS_WAIT_MAX_S, _FRUITLESS_WAIT_S * longer))
+    return wait_s
+
+
 class Verdict(NamedTuple):
     """How a task has ended, by what its devices have said."""
 
@@ -109,7 +167,10 @@ def verdict(task: Task, limits: Limits) -> Verdict | None:
     spec = task.spec
     if spec is None:
         return None
-    if len(failed) >= spec.max_attempts:
+    # The other attempt of a task that was hedged may still bring a result.
+    may_complete = spec.hedge and any(attempt.is_open for attempt in task.attempts)
+    failures = failure_count(spec, [code for _, _, code in failed])
+    if failures >= spec.max_attempts and not may_complete:
         _, attempt, code = max(failed, key=lambda f: f[0])
         return Verdict("timed_out" if code == "timed_out" else "failed", [], attempt, code)
     if lost and spec.failover == "fail":
@@ -132,6 +193,22 @@ def uses_slot(task: Task) -> bool:
     return task.spec is None or task.spec.kind not in KINDS_THAT_WAIT
 
 
+def class_of(task: Task) -> str:
+    """The class of a task's runs: what they have in common that tells how long they take."""
+    return f"{task.spec.kind}/{task.spec.need}" if task.spec else ""
+
+
+class Ended(NamedTuple):
+    """An attempt that its device has ended."""
+
+    task: TaskId
+    device: Author
+    kind: str
+    """The task's."""
+    code: str
+    """Empty where it has completed."""
+
+
 class Attempts:
     """All attempts that are under way, on all devices."""
 
@@ -152,6 +229,10 @@ class Attempts:
         self._burst: dict[Author, int] = {}
         """The same when the burst began."""
         self._run_s: dict[str, float] = {}
+        self._runs: dict[str, deque[float]] = {}
+        """Class -> how long its last completed runs took."""
+        self.ended: list[Ended] = []
+        """What has ended and the breakers have not learned from yet."""
 
     def update(self, task: Task) -> None:
         """Takes in a task whose record has changed."""
@@ -160,8 +241,7 @@ class Attempts:
             known = attempt.hash in self.open
             under_way = attempt.is_open and not settled
             if under_way and not known:
-                spec = task.spec
-                kind = f"{spec.kind}/{spec.need}" if spec else ""
+                kind = class_of(task)
                 self.open[attempt.hash] = (task.id, attempt.device, kind)
                 self.by_device.setdefault(attempt.device, {})[attempt.hash] = task.id
                 counts = self._counts(kind)
@@ -170,7 +250,7 @@ class Attempts:
                 _, _, kind = self.open.pop(attempt.hash)
                 self.by_device[attempt.device].pop(attempt.hash, None)
                 self._counts(kind)[attempt.device] -= 1
-                self._learn(kind, attempt)
+                self._learn(task.id, kind, attempt)
             end = attempt.end
             if end is not None and end.blobs and end.kind == "completed":
                 if not settled:
@@ -182,19 +262,41 @@ class Attempts:
         waits = kind.partition("/")[0] in KINDS_THAT_WAIT
         return self.waiting_counts if waits else self.counts
 
-    def _learn(self, kind: str, attempt: Attempt) -> None:
+    def has_any(self, device: Author, kind: str) -> bool:
+        """Whether an attempt at a task of this kind is under way on a device."""
+        under_way = self.by_device.get(device, ())
+        return any(self.open[hash][2].startswith(f"{kind}/") for hash in under_way)
+
+    def _learn(self, task: TaskId, kind: str, attempt: Attempt) -> None:
         end = attempt.end
         if end is None or end.kind == "declined":
             return
+        self.ended.append(Ended(task, attempt.device, kind.partition("/")[0], end.code))
+        if end.kind == "completed":
+            runs = self._runs.get(kind)
+            if runs is None and len(self._runs) < _CLASSES_MAX:
+                runs = self._runs[kind] = deque(maxlen=RUNS_KEPT)
+            if runs is not None:
+                runs.append(end.run_us / 1e6)
         self.completed[attempt.device] = self.completed.get(attempt.device, 0) + 1
         self.learn(kind, end.run_us / 1e6)
 
     def learn(self, kind: str, run_s: float) -> None:
         """A run of this class took so long."""
         old = self._run_s.get(kind)
-        if old is None and len(self._run_s) > 1000:
+        if old is None and len(self._run_s) > _CLASSES_MAX:
             return
         self._run_s[kind] = run_s if old is None else old + _SMOOTHING * (run_s - old)
+
+    def slow_s(self, kind: str) -> float | None:
+        """How long nearly all (95 %) completed runs of a class took at most, of its last ones.
+
+        None where too few are known.
+        """
+        runs = self._runs.get(kind, ())
+        if len(runs) < RUNS_MIN:
+            return None
+        return sorted(runs)[math.ceil(0.95 * len(runs)) - 1]
 
     def prefetch(self, kind: str, slots: int, *, own: bool = False, lead: int = 0) -> int:
         """How many attempts of a class a device may hold beyond its slots.

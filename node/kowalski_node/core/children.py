@@ -9,7 +9,7 @@ abandoned.
 
 from __future__ import annotations
 
-from kowalski_ledger.state import State, Task
+from kowalski_ledger.state import Attempt, State, Task
 from kowalski_protocol.errors import Problem
 from kowalski_protocol.events import StepTaken, TaskSubmitted
 from kowalski_protocol.ids import EventHash, TaskId
@@ -24,14 +24,14 @@ from .requests import DISK_FULL
 from .submissions import Submissions
 
 
-def _is_genuine(state: State, task: Task) -> bool:
-    """Whether the device that submitted a child runs the attempt that it names: else any member
-    could slip a result into another one's graph.
+def _issuer(state: State, task: Task) -> Attempt | None:
+    """The attempt that issued a child; None where the child was not submitted by its device: else
+    any member could slip a result into another one's graph.
     """
     assert task.child is not None
     parent = state.tasks.get(task.child.parent)
     attempt = parent.attempt(task.child.attempt) if parent is not None else None
-    return attempt is not None and attempt.device == task.submitter
+    return attempt if attempt is not None and attempt.device == task.submitter else None
 
 
 class Children:
@@ -71,32 +71,46 @@ class Children:
         self.consider(task, out)
 
     def _known(self, memo: bytes) -> Task | None:
-        """The child that has brought this step's value, or else one that may still bring it."""
+        """The child that stands for a step already: one that has completed, else one that failed
+        and is part of the same run, else one that may still come to something.
+        """
+        state = self._book.state
+        failed: Task | None = None
         open_: Task | None = None
-        known = self._book.state.memos.get(memo, {})
+        known = state.memos.get(memo, {})
         for task in sorted(known.values(), key=lambda task: (task.submitted_hlc, task.id)):
-            if not _is_genuine(self._book.state, task):
+            issuer = _issuer(state, task)
+            if issuer is None:
                 continue
-            found = verdict(task, self._limits)
-            if found is not None and found.outcome == "completed":
+            outcome = self._outcome(task)
+            if outcome == "completed":
                 return task
-            if found is None and task.settled is None and open_ is None:
-                open_ = task
-        return open_
+            if outcome is None:
+                open_ = open_ or task
+            elif issuer.end is None or issuer.end.kind == "declined":
+                # The attempt was cut off, and the next one goes on where it was. One that had ended
+                # as failed is tried again, and with it what made it fail.
+                failed = failed or task
+        return failed or open_
+
+    def _outcome(self, task: Task) -> str | None:
+        """How a child has ended, by its owner's word or by that of its devices, since the owner may
+        be gone; None while it may still come to something.
+        """
+        found = verdict(task, self._limits)
+        if found is not None and found.outcome == "completed":
+            return found.outcome
+        if task.settled is not None:
+            return task.settled.outcome
+        return found.outcome if found is not None else None
 
     def consider(self, task: Task, out: Outbox) -> None:
-        """Tells those who wait for a child that it has ended.
-
-        Not its owner's word is waited for but what its devices have said: the owner may be gone.
-        """
+        """Tells those who wait for a child that it has ended."""
         if task.id not in self._awaited:
             return
-        found = verdict(task, self._limits)
-        if found is None and task.settled is None:
+        outcome = self._outcome(task)
+        if outcome is None:
             return
-        outcome = found.outcome if found is not None else ""
-        if task.settled is not None and outcome != "completed":
-            outcome = task.settled.outcome
         for (attempt, name), taken in self._awaited.pop(task.id).items():
             out.then.append(StepEnded(attempt, name, task.id, outcome, taken))
 

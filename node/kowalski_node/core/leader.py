@@ -8,31 +8,35 @@ twice is possible in a partition and harmless.
 
 from __future__ import annotations
 
-import hashlib
-
-from kowalski_ledger.state import Attempt, Claim, Session, SessionKey, State, Task
+from kowalski_ledger.state import Attempt, Claim, Session, SessionKey, State, Task, Tip
 from kowalski_protocol.codec import encode
 from kowalski_protocol.events import AttemptLost, LeaderClaimed, TaskPlaced
 from kowalski_protocol.ids import Author, EventHash, TaskId
 from kowalski_protocol.limits import Limits, Timers
 from kowalski_protocol.tasks import KINDS_THAT_WAIT, TaskSpec
 
-from .attempts import Attempts, is_abandoned, lost_with, takes_devices
+from .attempts import (
+    Attempts,
+    class_of,
+    failure_count,
+    is_abandoned,
+    lost_with,
+    retry_wait_s,
+    takes_devices,
+)
 from .book import Book
+from .breakers import Breakers
 from .effects import Outbox, SendHeads
 from .election import may_lead, should_claim
+from .hedging import Hedges
 from .inputs import Now
 from .peers import Peers
-from .placement import Candidate, Measure, Waiting, candidates, choose
+from .placement import Candidate, Measure, Placed, Waiting, candidates, choose
 from .queue import Arrival, Queue
 from .scoring import DEFAULT_WEIGHTS
 from .sessions import cell_after, is_stopping, next_cell
 from .sync import Sync
 
-_FRUITLESS_OFTEN = 3
-_FRUITLESS_WAIT_S = 0.5
-_FRUITLESS_WAIT_MAX_S = 10.0
-"""Attempts that were declined or lost: from the third on, the next one waits, longer each time."""
 WAITING_MAX = 256
 """Attempts that only wait for their children, on one device."""
 _MEASURES_S = 1.0
@@ -59,6 +63,8 @@ class Leader:
         self._timers = timers
         self._limits = limits
         self.queue = Queue(timers.ageing_s)
+        self.breakers = Breakers(attempts)
+        self._hedges = Hedges(attempts)
         self._ending: dict[SessionKey, tuple[TaskId, float]] = {}
         """Sessions of which a device still ends a cell, and until when the next one waits for it.
         """
@@ -152,6 +158,7 @@ class Leader:
             return
         self.is_ready = False
         self.queue.clear()
+        self._hedges.clear()
         others = self._peers.alive - {self._book.author}
         self._claimed_s = now.mono_s
         self._ready_s = now.mono_s + (self._timers.takeover_wait_s if others else 0.0)
@@ -227,8 +234,11 @@ class Leader:
 
     def consider(self, task: Task, now: Now, out: Outbox) -> None:
         """Looks at a task whose record has changed: does it need a place?"""
+        if self._attempts.ended:
+            self.breakers.learn(now.mono_s)
         if not self.is_ready:
             return
+        self._hedges.note(task, now.mono_s)
         self._consider(task, now, out)
         if task.session is not None:
             # What it leaves behind is not known before its device has told.
@@ -253,7 +263,7 @@ class Leader:
             return
         if task.id in self.queue and not (task.session and self.queue.is_delayed(task.id)):
             return
-        wait_s = self._backoff_s(task)
+        wait_s = retry_wait_s(task)
         if task.session in self._ending:
             wait_s = max(wait_s, self._ending[task.session][1] - now.mono_s)
         if wait_s > 0:
@@ -267,7 +277,7 @@ class Leader:
             return False
         if is_abandoned(self._book.state, task):
             return False
-        failures = 0
+        failed: list[str] = []
         lost: list[Author] = []
         under_way = False
         for attempt in task.attempts:
@@ -279,14 +289,15 @@ class Leader:
                     if not self._is_out_of_reach(task, attempt):
                         return False
                     lost.append(attempt.device)
-                failures += end.kind == "failed"
+                if end.kind == "failed":
+                    failed.append(end.code)
             elif attempt.device in self._peers.present:
                 under_way = True
             elif self._book.may_write:
                 body = AttemptLost(task.id, attempt.hash, "device_lost")
                 self._book.write(body, now, out)
                 lost.append(attempt.device)
-        if under_way or failures >= spec.max_attempts:
+        if under_way or failure_count(spec, failed) >= spec.max_attempts:
             return False
         if spec.failover == "fail" and lost:
             return False
@@ -311,27 +322,6 @@ class Leader:
             and task.owner in self._peers.present
         )
 
-    def _backoff_s(self, task: Task) -> float:
-        spec = task.spec
-        assert spec is not None, "what has ended does not wait for a place"
-        failures = fruitless = 0
-        for attempt in task.attempts:
-            if attempt.end is not None and attempt.end.kind == "failed":
-                failures += 1
-            elif not attempt.is_open:
-                fruitless += 1
-        wait_s = 0.0
-        if failures:
-            # Jitter without randomness: from the id, so that a replay decides the same.
-            seed = hashlib.sha256(task.id + bytes((failures & 255,))).digest()
-            spread = 1.0 + spec.jitter * (seed[0] / 127.5 - 1.0)
-            wait_s = min(86400.0, spec.backoff_s * 2.0 ** min(failures - 1, 20)) * spread
-        if fruitless >= _FRUITLESS_OFTEN:
-            # Two leaders that see different devices would place and give up in turns, without end.
-            longer = 2.0 ** min(fruitless - _FRUITLESS_OFTEN, 20)
-            wait_s = max(wait_s, min(_FRUITLESS_WAIT_MAX_S, _FRUITLESS_WAIT_S * longer))
-        return wait_s
-
     def _enqueue(self, task: Task, now: Now) -> None:
         spec = task.spec
         assert spec is not None, "what has ended does not wait for a place"
@@ -348,15 +338,16 @@ class Leader:
     # Placing.
 
     def place(self, now: Now, out: Outbox) -> None:
-        """Gives places to waiting tasks until devices or tasks run out."""
-        if not self.is_ready or not self._book.may_write or self._stopping or not len(self.queue):
+        """Gives places to waiting tasks until devices or tasks run out; then to hedges."""
+        if not self.is_ready or not self._book.may_write or self._stopping:
+            return
+        if not len(self.queue):
+            self._hedge(now, out)
             return
         state = self._book.state
         for task_id in self.queue.due(now.mono_s):
             self._enqueue(state.tasks[task_id], now)
         self._refresh_classes(now)
-        claim = state.leader
-        assert claim is not None
         blocked: set[tuple[bytes, Author]] = set()
         prefetches: dict[str, dict[Author, int]] = {}
         while (turn := self.queue.next(blocked, now.mono_s)) is not None:
@@ -364,11 +355,11 @@ class Leader:
             task = state.tasks[task_id]
             spec = task.spec
             assert spec is not None, "what has ended does not wait for a place"
-            live = self._candidates(spec, key)
+            live = self._usable(spec, key, now)
             if isinstance(live, Waiting):
                 blocked.add(key)
                 continue
-            kind = f"{spec.kind}/{spec.need}"
+            kind = class_of(task)
             waits = spec.kind in KINDS_THAT_WAIT
             counts = self._attempts.waiting_counts if waits else self._attempts.counts
             prefetch = prefetches.setdefault(kind, {})
@@ -385,18 +376,39 @@ class Leader:
             if placed is None:
                 blocked.add(key)
                 continue
-            body = TaskPlaced(
-                task_id,
-                len(task.attempts) + 1,
-                placed.device,
-                claim.hash,
-                placed.score,
-                placed.considered,
-                *cell_after(task, tip),
-            )
-            self._book.write(body, now, out)
+            self._place(task, placed, tip, now, out)
             self.queue.serve(task_id)
-            self._attempts.update(task)
+        self._hedge(now, out)
+
+    def _place(self, task: Task, placed: Placed, tip: Tip | None, now: Now, out: Outbox) -> None:
+        claim = self._book.state.leader
+        assert claim is not None
+        body = TaskPlaced(
+            task.id,
+            len(task.attempts) + 1,
+            placed.device,
+            claim.hash,
+            placed.score,
+            placed.considered,
+            *cell_after(task, tip),
+        )
+        self._book.write(body, now, out)
+        self._attempts.update(task)
+
+    def _hedge(self, now: Now, out: Outbox) -> None:
+        """Places a second attempt at what runs too long, where another device has a free slot."""
+        for task in self._hedges.due(now.mono_s):
+            spec = task.spec
+            assert spec is not None, "what has ended is watched no longer"
+            self._refresh_classes(now)
+            live = self._usable(spec, (_class(spec), task.submitter), now)
+            if isinstance(live, Waiting):
+                continue
+            tried = {attempt.device for attempt in task.attempts}
+            others = [c for c in live if c.author not in tried]
+            placed = choose(others, self._attempts.counts, {}, self._limits.considered_max)
+            if placed is not None:
+                self._place(task, placed, None, now, out)
 
     def _prefetch(self, kind: str, candidate: Candidate, live: list[Candidate]) -> int:
         if candidate.author != self._book.author:
@@ -418,6 +430,14 @@ class Leader:
         if versions != self._classes_of:
             self._classes_of = versions
             self._classes.clear()
+
+    def _usable(
+        self, spec: TaskSpec, key: tuple[bytes, Author], now: Now
+    ) -> list[Candidate] | Waiting:
+        live = self._candidates(spec, key)
+        if isinstance(live, Waiting) or not self.breakers.open_count:
+            return live
+        return self.breakers.usable(self._book.state, live, spec.kind, now.mono_s)
 
     def _candidates(self, spec: TaskSpec, key: tuple[bytes, Author]) -> list[Candidate] | Waiting:
         name = (key[0], None if spec.device_filter == "all" else key[1])
@@ -451,7 +471,10 @@ class Leader:
         if key is None:
             return "waits before its next attempt"
         live = self._candidates(task.spec, key)
-        return live.sentence if isinstance(live, Waiting) else "waits for a free place"
+        if isinstance(live, Waiting):
+            return live.sentence
+        reason = self.breakers.reason(self._book.state, live, task.spec.kind)
+        return reason or "waits for a free place"
 
 
 def _class(spec: TaskSpec) -> bytes:

@@ -96,7 +96,6 @@ class Queue:
         """Whether a task waits for a time, and not for a place."""
         return task in self._delays
 
-
     def due(self, now_s: float) -> Iterator[TaskId]:
         """Takes out the tasks whose time has come."""
         while self._delayed and self._delayed[0][0] <= now_s:
