@@ -1,8 +1,8 @@
 """The scripted executors of a simulated device: a task's payload says what its run does.
 
 `{"tool": "echo" | "sleep", "args": {"seconds": s, "fails": n, "kills": bool, "size": bytes}}`, and
-the same `args` in the payload of a session's cell: it takes so long, fails in its first n attempts,
-takes its device down, or brings a result of a size. Anything else that the payload says is not
+the same as `script` in the payload of a session's cell: it takes so long, fails in its first n
+attempts, takes its device down, or brings a result of a size. Anything else that the payload says is not
 looked at.
 """
 
@@ -39,7 +39,7 @@ class Running(NamedTuple):
 
 def script_of(payload: dict[str, Any]) -> Script:
     """What a payload asks for; a graph, nothing but that its tasks are run."""
-    args = payload.get("args", {})
+    args = payload.get("args") or payload.get("script") or {}
     return Script(
         float(args.get("seconds", 0.001)),
         int(args.get("fails", 0)),

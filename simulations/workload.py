@@ -169,7 +169,7 @@ class Workload:
             args["fails"] = 1
         return {
             "kind": "code",
-            "payload": {"language": "python", "code": "x += 1", "args": args},
+            "payload": {"language": "python", "code": "x += 1", "script": args},
             "session": f"session {chance.randrange(self._sessions)}",
             "retry": {"max_attempts": chance.randint(1, 2), "backoff_s": 0.1},
         }
