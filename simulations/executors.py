@@ -2,8 +2,8 @@
 
 `{"tool": "echo" | "sleep", "args": {"seconds": s, "fails": n, "kills": bool, "size": bytes}}`, and
 the same as `script` in the payload of a session's cell: it takes so long, fails in its first n
-attempts, takes its device down, or brings a result of a size. Anything else that the payload says is not
-looked at.
+attempts, takes its device down, or brings a result of a size. Anything else that the payload says
+is not looked at.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Running(NamedTuple):
 
 def script_of(payload: dict[str, Any]) -> Script:
     """What a payload asks for; a graph, nothing but that its tasks are run."""
-    args = payload.get("args") or payload.get("script") or {}
+    args: dict[str, Any] = payload.get("args") or payload.get("script") or {}
     return Script(
         float(args.get("seconds", 0.001)),
         int(args.get("fails", 0)),

@@ -5,6 +5,7 @@ One device asks; the cells run on the two others, sandboxed, which are killed, f
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Any
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.needs_bubblewrap
 
 ELSEWHERE = {"device_filter": "network", "timeout_s": 60}
 """The device that asks runs nothing, so that it stays."""
-KILLS = 100
+KILLS = int(os.environ.get("KOWALSKI_KILLS", "15"))
+"""Of devices, in the storm; 100 take some minutes."""
 TALKS = 3
 CELLS = 8
 """Of one session in the storm; then another one begins."""
@@ -195,7 +197,7 @@ class Storm:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_sessions_are_right_after_a_hundred_kills_of_their_devices(
+async def test_sessions_are_right_however_often_their_devices_are_killed(
     cluster: LocalCluster, chance: random.Random
 ) -> None:
     # While one starts, another one can be killed, and one is there to go on.

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kowalski_ledger.state import Claim, Task
+from kowalski_ledger.state import Child, Claim, Task
 from kowalski_node.core import effects as fx
 from kowalski_node.core import inputs as ins
 from kowalski_node.core.commits import Commit
@@ -285,9 +285,30 @@ def _(world: World) -> None:
 
 @tooth("queues have bounds", "running attempts")
 def _(world: World) -> None:
-    running: dict[Any, Any] = world.devices[0].running
-    running.update({EventHash(bytes([n] * 32)): None for n in range(9)})
+    running: dict[Any, Any] = world.devices[0].core.device.running
+    run = SimpleNamespace(takes_slot=True)
+    running.update({EventHash(bytes([n] * 32)): run for n in range(9)})
     look(world)
+
+
+@tooth("no completed step runs again", "n0 submits it anew")
+def _(world: World) -> None:
+    # A task that completed and the newest one are taken for the same step of a third.
+    device = world.devices[0]
+    state = device.core.state
+    done = a_task(world)
+    parent = next(
+        task
+        for task in state.tasks.values()
+        if task is not done and any(a.device == done.submitter for a in task.attempts)
+    )
+    issuer = next(a for a in parent.attempts if a.device == done.submitter)
+    anew = state.tasks[submit(world)]
+    state.open[anew.id] = anew
+    done.child = anew.child = Child(parent.id, issuer.hash, b"memo")
+    state.memos[b"memo"] = {done.id: done, anew.id: anew}
+    kept = next(e for e in device.disk.events if e.hash == anew.submitted_hash)
+    world.checks.stepped(device, [kept])
 
 
 @tooth("no clock runs away", "n0's is 1000")
