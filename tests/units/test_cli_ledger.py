@@ -23,7 +23,7 @@ from kowalski_gateway.cli.ledger import clock_reading
 from kowalski_gateway.cli.main import run
 from kowalski_gateway.cli.wording import size
 from kowalski_ledger import audit as ledger_audit
-from kowalski_ledger import fold
+from kowalski_ledger import fold, task_fold
 from kowalski_node.views import ClusterView
 from tests.ports.test_node_port import PATIENCE_S, echo, real, submit
 
@@ -243,7 +243,7 @@ def findings_of(module: ModuleType) -> set[str]:
 
 
 def test_the_help_and_the_manual_list_what_audit_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    said = findings_of(fold) | findings_of(ledger_audit)
+    said = findings_of(fold) | findings_of(task_fold) | findings_of(ledger_audit)
     assert len(said) > 5
     assert run(["audit", "--help"]) == 0
     help_text = " ".join(capsys.readouterr().out.split())

@@ -69,6 +69,7 @@ def test_bodies_are_told_field_by_field_with_bytes_as_hex(path: Path) -> None:
         "started_ms": body.started_ms,
         "run_us": body.run_us,
         "is_blob": False,
+        "files": [],
     }
     submitted = next(line for line in lines if line["kind"] == "TaskSubmitted")
     spec = submitted["body"]["spec"]  # pyright: ignore[reportIndexIssue]

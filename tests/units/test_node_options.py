@@ -190,7 +190,7 @@ def test_a_node_takes_no_kinds_that_there_are_not(option: tuple[str, str]) -> No
     assert problem.code == "unknown_kind"
     assert "'foo'" in problem.sentence
     assert "code, tool" in problem.sentence
-    for kind in ("llm", "chat", "embed", "memory", "rlm", "graph"):
+    for kind in ("llm", "chat", "embed", "memory", "rlm"):
         problem = refused(*API, name, form.format(kind))
         assert problem.code == "not_supported"
         assert f"'{kind}'" in problem.sentence

@@ -185,7 +185,8 @@ def _offers(offers: dict[str, Any]) -> str:
     tools = offers.get("tools", ())
     if "tool" in kinds and tools:
         words.append(f"{len(tools)} tools")
-    words += [kind for kind in kinds if kind not in ("code", "tool")]
+    # Every device runs graphs; it tells nothing of this one.
+    words += [kind for kind in kinds if kind not in ("code", "graph", "tool")]
     words += offers.get("accelerators", ())
     words += [f"{key}={value}" for key, value in offers.get("labels", {}).items()]
     return ", ".join(map(str, words)) or "–"

@@ -228,9 +228,6 @@ class Leader:
             for kept in (attempts.by_device.get(device, {}), attempts.kept.get(device, {})):
                 for task_id in list(kept.values()):
                     self.consider(self._book.state.tasks[task_id], now, out)
-        for session in self._book.state.sessions.values():
-            if session.open:
-                self._consider_next(session, now, out)
 
     def consider(self, task: Task, now: Now, out: Outbox) -> None:
         """Looks at a task whose record has changed: does it need a place?"""
