@@ -17,7 +17,7 @@ from tests.live.evidence import Evidence, assert_ledgers_agree
 pytestmark = pytest.mark.needs_bubblewrap
 
 LAYERS = ("make", "count", "sum")
-WORKS_S = 0.4
+WORKS_S = 0.25
 PATIENCE_S = 40.0
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.needs_bubblewrap
 
 ELSEWHERE = {"device_filter": "network", "timeout_s": 60}
 """The device that asks runs nothing, so that it stays."""
-KILLS = int(os.environ.get("KOWALSKI_KILLS", "15"))
+KILLS = int(os.environ.get("KOWALSKI_KILLS", "5"))
 """Of devices, in the storm; 100 take some minutes."""
 TALKS = 3
 CELLS = 8
