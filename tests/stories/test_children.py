@@ -266,3 +266,26 @@ def test_a_step_that_waits_for_a_place_is_placed_no_more_once_its_graph_has_ende
     assert world.run(2.0, until=world.settled(task, child, outcome="cancelled"))
     assert child not in desk.core.leader.queue
     assert world.starts_of(child) == []
+
+
+def test_a_step_is_refused_while_nothing_can_be_written() -> None:
+    world = World("desk")
+    _, device, attempt = begin(world, "desk")
+    device.core.book.may_write = False
+    issue(device, attempt, "one")
+    assert world.run(1.0, until=lambda: len(device.refused) == 1)
+    assert device.refused[0].problem.code == "disk_full"
+
+
+def test_nobody_is_told_of_a_step_whose_attempt_has_ended() -> None:
+    world = World("desk")
+    desk = world["desk"]
+    task, _, attempt = begin(world, "desk")
+    desk.run_s = None
+    issue(desk, attempt, "one")
+    assert world.run(3.0, until=lambda: len(desk.running) == 2)
+    [child] = children(desk, task)
+    desk.finish(task=task)
+    assert world.run(3.0, until=world.settled(task))
+    assert world.run(3.0, until=world.settled(child, outcome="cancelled"))
+    assert desk.steps == []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec import structs
+
 from kowalski_ledger.state import Attempt
-from kowalski_node.core.sessions import history
+from kowalski_node.core import sessions
+from kowalski_node.core.inputs import Rebuilt
+from kowalski_node.core.sessions import KnownCells, history
 from kowalski_protocol.ids import EventHash, TaskId
 from tests.stories.world import Device, World
 
@@ -155,3 +160,50 @@ def test_a_cell_starts_only_where_all_before_it_are_known() -> None:
     assert found is not None
     assert [t.id for t, _ in found] == [task.id]
     assert EventHash(attempt.after) == found[0][1].hash
+
+
+def test_a_cell_waits_on_its_device_until_the_cells_before_it_have_arrived(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World("desk")
+    cells = run_all(world, "desk", 1)
+    desk = world["desk"]
+    kept = desk.core.state.tasks.pop(cells[0])
+    known = KnownCells(desk.core.book)
+    attempt = kept.attempts[0]
+    later = Attempt(attempt.hash, 1, desk.author, attempt.claim, desk.author, 0, 0, 2, cells[0])
+    later.after = attempt.hash
+    assert not known.lead_to(later)
+    desk.core.state.tasks[cells[0]] = kept
+    monkeypatch.setattr(sessions, "NEWEST_MAX", 0)
+    later.hash = EventHash(b"another".ljust(32, b"."))
+    assert known.lead_to(later)
+    monkeypatch.setattr(KnownCells, "lead_to", lambda _self, _attempt: False)
+    [second] = world.accepted("desk", cell(1))
+    world.run(1.0)
+    assert world.starts_of(second) == []
+    monkeypatch.undo()
+    assert world.run(2.0, until=world.settled(second))
+
+
+def test_what_was_rebuilt_is_in_the_ledger() -> None:
+    world = World("desk", "lap")
+    world["desk"].run_s = world["lap"].run_s = None
+    [first] = world.accepted("desk", cell(0))
+    assert world.run(2.0, until=lambda: bool(world.runs_on(first)))
+    [name] = world.runs_on(first)
+    device = world[name]
+    order = next(order for order in device.running.values() if order.task == first)
+    del device.running[EventHash(order.attempt)]
+    told = structs.replace(world.ended(order), rebuilt=Rebuilt(3, (2,), (1,)))
+    device.give(told)
+    assert world.run(3.0, until=world.settled(first))
+    assert world.run(3.0, until=world.agree)
+    for node in world.devices:
+        rebuilt = node.task(first).attempts[0].rebuilt
+        assert rebuilt is not None
+        assert (rebuilt.replayed, rebuilt.diverged, rebuilt.passed_over) == (3, (2,), (1,))
+    state = world["desk"].core.state
+    digest = state.digest()
+    state.touch(state.tasks[first])
+    assert state.digest() == digest
